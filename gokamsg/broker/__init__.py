@@ -1,0 +1,1 @@
+"""A durable single-node Kafka-protocol broker for development, tests and small deployments."""

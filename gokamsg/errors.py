@@ -1,0 +1,49 @@
+"""The errors a person can meet. Imports nothing.
+
+Every message says what failed, which thing (with its identifiers), why, and what to do. The command line prints it on
+one line and exits with the class's code; a traceback appears only with --debug.
+"""
+
+
+class GokamsgError(Exception):
+    """Something failed that a person can act on; str() is a sentence for them."""
+
+    exit_code = 1
+
+
+class UsageError(GokamsgError):
+    """The command, option or setting itself is wrong."""
+
+    exit_code = 2
+
+
+class BrokerUnavailableError(GokamsgError):
+    """No Kafka broker answers at the given addresses, or it refuses us."""
+
+
+class TopicError(GokamsgError):
+    """A topic is missing, or has another partition count or cleanup policy than is needed."""
+
+
+class StateError(GokamsgError):
+    """The local state directory cannot be used (permissions, disk full, lock)."""
+
+
+class IdentityError(GokamsgError):
+    """Another process uses this worker's identity (a copied or shared state directory)."""
+
+
+class OffsetsLostError(GokamsgError):
+    """Committed offsets are gone or point below the log's start; --start decides where to go on."""
+
+
+class GraphError(GokamsgError):
+    """A group graph breaks one of the rules of its edges."""
+
+
+class CodecError(GokamsgError):
+    """A value cannot be encoded or decoded."""
+
+
+class ProcessingError(GokamsgError):
+    """A callback failed, or used its context in a way that its graph does not allow."""
