@@ -3,16 +3,7 @@
 from typing import Protocol
 
 from gokamsg.broker.clock import Clock
-
-
-class OffsetSettings(Protocol):
-    """What the offset store reads of the broker's settings."""
-
-    @property
-    def offsets_retention_ms(self) -> int: ...
-
-    @property
-    def offset_metadata_max_bytes(self) -> int: ...
+from gokamsg.broker.settings import BrokerSettings
 
 
 class Unit(Protocol):
@@ -26,7 +17,7 @@ class Unit(Protocol):
 class OffsetStore:
     """Owns every group's committed and pending offsets; runs on the broker's loop."""
 
-    def __init__(self, *, store: object, clock: Clock, settings: OffsetSettings) -> None:
+    def __init__(self, *, store: object, clock: Clock, settings: BrokerSettings) -> None:
         self._store, self._clock, self._settings = store, clock, settings
 
     def recover(self) -> None:

@@ -2,21 +2,12 @@
 
 import random as random_module
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from gokamsg.broker.clock import Clock
 from gokamsg.broker.groups import GroupCoordinator
 from gokamsg.broker.offsets import OffsetStore
-
-
-class TransactionSettings(Protocol):
-    """What the transaction coordinator reads of the broker's settings."""
-
-    @property
-    def transaction_max_timeout_ms(self) -> int: ...
-
-    @property
-    def transactional_id_expiration_ms(self) -> int: ...
+from gokamsg.broker.settings import BrokerSettings
 
 
 class TransactionCoordinator:
@@ -31,7 +22,7 @@ class TransactionCoordinator:
         offsets: OffsetStore,
         logs: Callable[[str, int], Any],
         groups: GroupCoordinator,
-        settings: TransactionSettings,
+        settings: BrokerSettings,
     ) -> None:
         self._clock, self._random, self._store = clock, random, store
         self._offsets, self._logs, self._groups, self._settings = offsets, logs, groups, settings
