@@ -1,0 +1,279 @@
+"""One partition's log: offsets, appends in two steps, what readers may see.
+
+1. stage() gives a batch its offset at once and puts it into a write unit; later appends queue behind it in that order.
+2. apply() runs when the unit is durable: only then do the high watermark and the last stable offset move and readers
+   wake. The store calls it, in the order of offsets; calling it again does nothing.
+3. Nothing at or above the high watermark is ever served, nothing at or above the last stable offset to a reader of
+   committed data.
+4. The last stable offset passes a transaction only once its marker is durable.
+
+Threads: the broker's loop only.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from gokamsg.broker import batch as batches
+from gokamsg.broker.batch import BatchHeader
+from gokamsg.broker.cache import CacheBudget, Tail
+from gokamsg.broker.producers import Producers, ProducerSnapshot
+from gokamsg.broker.store import OFFSET_BITS, WriteUnit
+
+LOG_SPACE = "log"  # key: partition number
+ABORTED_SPACE = "aborted"  # key: partition number and the marker's offset
+
+
+class Aborted(NamedTuple):
+    """A transaction that was aborted: its producer's records from first_offset up to the marker are void."""
+
+    producer_id: int
+    first_offset: int
+    marker_offset: int
+
+
+class LogSnapshot(msgspec.Struct, array_like=True):
+    """What cannot be read off the stored batches, as of an offset."""
+
+    start_offset: int
+    end_offset: int
+    cleaned_offset: int  # compaction: everything below has been through a pass
+    open_transactions: list[tuple[int, int]]  # producer id, first offset
+    producers: list[ProducerSnapshot]
+
+
+class StagedAppend:
+    """A batch with an offset that is not durable yet."""
+
+    __slots__ = ("aborted", "base_offset", "batch", "header", "last_offset", "log", "transaction_ends")
+
+    def __init__(self, log: PartitionLog, header: BatchHeader, base_offset: int, batch: bytes) -> None:
+        self.log: PartitionLog | None = log
+        self.header = header
+        self.base_offset = base_offset
+        self.last_offset = base_offset + header.last_offset_delta
+        self.batch = batch
+        self.transaction_ends = False
+        self.aborted: Aborted | None = None
+
+    def apply(self) -> None:
+        if self.log is not None:
+            log, self.log = self.log, None
+            log.move_past(self)
+
+
+class PartitionLog:
+    """One partition; see the module's contract."""
+
+    def __init__(self, topic: str, partition: int, *, number: int, budget: CacheBudget) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.number = number  # the partition's own number in the data file, never used again
+        self.log_start_offset = 0
+        self.high_watermark = 0
+        self.end_offset = 0  # the next offset to give out; above the high watermark while appends wait for the disk
+        self.cleaned_offset = 0
+        self.last_timestamp = -1
+        self.size_bytes = 0
+        self.producers = Producers()
+        self.aborted: list[Aborted] = []  # in the order of marker offsets
+        self.deleted = False
+        self.snapshot_offset = 0  # end offset of the newest stored snapshot
+        self.tail = Tail(budget, 0)
+        self._open: dict[int, int] = {}  # producer id -> first offset, durable; in the order of offsets
+        self._waiters: set[Callable[[], None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<PartitionLog {self.topic}/{self.partition} {self.log_start_offset}..{self.high_watermark}>"
+
+    @property
+    def last_stable_offset(self) -> int:
+        """No transaction below it is open."""
+        for first_offset in self._open.values():
+            return first_offset
+        return self.high_watermark
+
+    def row_id(self, offset: int) -> int:
+        return self.number << OFFSET_BITS | offset
+
+    # ---- appending
+
+    def stage(
+        self, unit: WriteUnit, records: bytes | memoryview, header: BatchHeader, *, append_time_ms: int | None = None
+    ) -> StagedAppend:
+        """Put a validated batch at the log's end into the unit; its sequence must have been checked."""
+        base_offset = self.end_offset
+        if append_time_ms is None:
+            placed = batches.place(records, header, base_offset)
+        else:
+            placed, header = batches.place_at_append_time(records, header, base_offset, append_time_ms)
+        if header.producer_id >= 0:
+            self.producers.appended(
+                header.producer_id,
+                header.producer_epoch,
+                base_sequence=header.base_sequence,
+                count=header.count,
+                base_offset=base_offset,
+                timestamp=header.max_timestamp,
+                transactional=header.transactional,
+            )
+        return self._stage(unit, StagedAppend(self, header, base_offset, placed))
+
+    def stage_marker(
+        self,
+        unit: WriteUnit,
+        producer_id: int,
+        epoch: int,
+        *,
+        commit: bool,
+        now_ms: int,
+        coordinator_epoch: int = 0,
+    ) -> StagedAppend:
+        """Put the control batch that ends producer_id's transaction here, and what goes with it, into the unit."""
+        base_offset = self.end_offset
+        placed = batches.marker(
+            base_offset=base_offset,
+            now_ms=now_ms,
+            producer_id=producer_id,
+            producer_epoch=epoch,
+            commit=commit,
+            coordinator_epoch=coordinator_epoch,
+        )
+        staged = StagedAppend(self, batches.read_header(placed), base_offset, placed)
+        staged.transaction_ends = True
+        first = self.producers.ended(producer_id, epoch, timestamp=now_ms, coordinator_epoch=coordinator_epoch)
+        if not commit and first >= 0:
+            staged.aborted = Aborted(producer_id, first, base_offset)
+            unit.put(ABORTED_SPACE, self.aborted_key(base_offset), msgspec.msgpack.encode(staged.aborted))
+        return self._stage(unit, staged)
+
+    def _stage(self, unit: WriteUnit, staged: StagedAppend) -> StagedAppend:
+        header = staged.header
+        self.end_offset = staged.last_offset + 1
+        unit.append(
+            staged,
+            (
+                self.row_id(staged.base_offset),
+                staged.last_offset,
+                header.max_timestamp,
+                header.attributes,
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                0,
+                staged.batch,
+            ),
+        )
+        return staged
+
+    def apply(self, staged: StagedAppend) -> None:
+        """Make a durable append visible; the store has usually done it already."""
+        staged.apply()
+
+    def move_past(self, staged: StagedAppend) -> None:
+        """StagedAppend.apply() calls this, once per append and in the order of offsets."""
+        header = staged.header
+        if staged.transaction_ends:
+            self._open.pop(header.producer_id, None)
+            if staged.aborted is not None:
+                self.aborted.append(staged.aborted)
+        elif header.transactional:
+            self._open.setdefault(header.producer_id, staged.base_offset)
+        self.high_watermark = staged.last_offset + 1
+        self.size_bytes += len(staged.batch)
+        self.last_timestamp = max(self.last_timestamp, header.max_timestamp)
+        self.tail.add(staged.base_offset, staged.last_offset, staged.batch)
+        self.wake()
+
+    def has_open_transaction(self, producer_id: int) -> bool:
+        """Whether producer_id has written here since its last marker, durable or not."""
+        producer = self.producers.by_id.get(producer_id)
+        return producer is not None and producer.transaction_start >= 0
+
+    # ---- reading
+
+    def aborted_between(self, offset: int, end_offset: int) -> list[Aborted]:
+        """The aborted transactions that a reader of [offset, end_offset) has to know."""
+        first = bisect_left(self.aborted, offset, key=_marker_offset)
+        return [entry for entry in self.aborted[first:] if entry.first_offset < end_offset]
+
+    def add_waiter(self, wake: Callable[[], None]) -> None:
+        """Have wake called at every change of what readers may see, until remove_waiter()."""
+        self._waiters.add(wake)
+
+    def remove_waiter(self, wake: Callable[[], None]) -> None:
+        self._waiters.discard(wake)
+
+    def wake(self) -> None:
+        if self._waiters:
+            for wake in tuple(self._waiters):
+                wake()
+
+    # ---- state at rest
+
+    def aborted_key(self, marker_offset: int) -> str:
+        return f"{self.number}/{marker_offset:016d}"
+
+    def stage_snapshot(self, unit: WriteUnit) -> None:
+        """Put the state as of the log's end into the unit; committed after every append so far, so it is true."""
+        open_transactions = [
+            (producer_id, producer.transaction_start)
+            for producer_id, producer in self.producers.by_id.items()
+            if producer.transaction_start >= 0
+        ]
+        snapshot = LogSnapshot(
+            start_offset=self.log_start_offset,
+            end_offset=self.end_offset,
+            cleaned_offset=self.cleaned_offset,
+            open_transactions=sorted(open_transactions, key=lambda entry: entry[1]),
+            producers=self.producers.snapshot(),
+        )
+        unit.put(LOG_SPACE, str(self.number), msgspec.msgpack.encode(snapshot))
+        self.snapshot_offset = self.end_offset
+
+    def restore(self, snapshot: LogSnapshot) -> None:
+        """Take over a stored snapshot, before anything is read or written."""
+        self.log_start_offset = snapshot.start_offset
+        self.high_watermark = self.end_offset = self.snapshot_offset = snapshot.end_offset
+        self.cleaned_offset = snapshot.cleaned_offset
+        self.producers.restore(snapshot.producers)
+        self._open = dict(snapshot.open_transactions)
+
+    def replay(self, header: BatchHeader, marker: bytes | None) -> None:
+        """Repeat a stored batch at or above the snapshot's offset; marker is the batch itself if it is a control batch."""
+        if marker is not None:
+            self.producers.ended(
+                header.producer_id, header.producer_epoch, timestamp=header.max_timestamp, coordinator_epoch=0
+            )
+            self._open.pop(header.producer_id, None)
+        elif header.producer_id >= 0:
+            self.producers.appended(
+                header.producer_id,
+                header.producer_epoch,
+                base_sequence=header.base_sequence,
+                count=header.last_offset_delta + 1,
+                base_offset=header.base_offset,
+                timestamp=header.max_timestamp,
+                transactional=header.transactional,
+            )
+            if header.transactional:
+                self._open.setdefault(header.producer_id, header.base_offset)
+        self.high_watermark = self.end_offset = header.last_offset + 1
+        self.last_timestamp = max(self.last_timestamp, header.max_timestamp)
+
+    def remove(self) -> None:
+        """The topic is deleted: forget the cache, wake readers so that they see it."""
+        self.deleted = True
+        self.tail.clear(self.end_offset)
+        self.wake()
+        self._waiters.clear()
+
+
+def _marker_offset(entry: Aborted) -> int:
+    return entry.marker_offset
+
+

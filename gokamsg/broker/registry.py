@@ -1,0 +1,77 @@
+"""The table of Kafka APIs: who answers which key, at which versions.
+
+1. A handler registers itself with @api when its file in broker/api is imported; a second one for a key is an error then.
+2. Whatever lists APIs (ApiVersions, dispatch, the README) is rendered from this table, so it cannot disagree with it.
+
+A handler is called on the broker's loop with (broker, decoded request, context). It returns a response built with
+version=context.api_version, or the encoded body as bytes, or NO_RESPONSE; or an awaitable of one of these.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from gokamsg.broker.state import Broker
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """Who asks, and at which version."""
+
+    client_id: str | None
+    client_host: str
+    api_version: int
+    connection_id: int
+
+
+class NoResponse:
+    """The type of NO_RESPONSE."""
+
+
+NO_RESPONSE = NoResponse()  # what a handler returns when the client expects nothing (Produce with acks=0)
+
+Handler = Callable[[Broker, Any, RequestContext], Any | Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One row of the table."""
+
+    key: int
+    name: str
+    min_version: int
+    max_version: int
+    request: Any
+    response: Any
+    handler: Handler
+    module: str
+
+
+_table: dict[int, Api] = {}
+
+
+def api(key: int, name: str, versions: tuple[int, int], request: Any, response: Any) -> Callable[[Handler], Handler]:
+    """Register the decorated handler for an API key; raises ValueError when the key is taken."""
+
+    def register(handler: Handler) -> Handler:
+        if key in _table:
+            raise ValueError(f"API key {key} ({name!r}) is registered twice: {_table[key].module!r} has it already")
+        low, high = versions
+        _table[key] = Api(key, name, low, high, request, response, handler, handler.__module__)
+        return handler
+
+    return register
+
+
+def load() -> Mapping[int, Api]:
+    """Import every file in broker/api and return the table, in the order of keys."""
+    from gokamsg.broker import api as package  # the handlers import this module, so it cannot import them first
+
+    for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"{package.__name__}.{module}")
+    return MappingProxyType(dict(sorted(_table.items())))
