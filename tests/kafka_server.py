@@ -1,0 +1,278 @@
+"""A real Apache Kafka for tests: one KRaft node, started from Maven Central's jars in about three seconds.
+
+1. The jars are fetched once, into the user's cache directory, and used again when that copy is complete;
+   GOKAMSG_KAFKA_LIBS names a directory that has them already.
+2. A node keeps its address and its data over stop, kill and start; `close` leaves no process behind.
+3. `clean` removes the messaging service's own topics and groups, and nothing else.
+
+Not here: fixtures and command line options (conftest).
+"""
+
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from kafka.admin import KafkaAdminClient, MemberToRemove
+from kafka.errors import KafkaError
+
+from tests.helpers import eventually, free_port
+
+KAFKA_VERSION = "4.4.0"
+LIBS_VARIABLE = "GOKAMSG_KAFKA_LIBS"
+
+MESSAGING_GROUPS = ("collector", "blocker", "message_filter", "translator", "detector")
+MESSAGING_TOPICS = (
+    "message_sent",
+    "message_received",
+    "block_user",
+    "translate-word",
+    "blocker-table",
+    "translator-table",
+    "collector-table",
+    "detector-table",
+    "detector-loop",
+)
+
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>local</groupId><artifactId>kafka-libs</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies><dependency>
+    <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+  </dependency></dependencies>
+</project>
+"""
+
+_DEFAULTS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "8",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "8",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    "auto.create.topics.enable": "false",
+}
+
+
+class KafkaUnavailableError(Exception):
+    """Apache Kafka cannot be had here; str() is the reason a skip shows."""
+
+
+def kafka_libs() -> Path:
+    """The directory of Apache Kafka's jars, fetched with Maven when there is no complete copy yet."""
+    if shutil.which("java") is None:
+        raise KafkaUnavailableError("Apache Kafka needs Java 17 on PATH")
+    if given := os.environ.get(LIBS_VARIABLE):
+        if not list(Path(given).glob(f"kafka_2.13-{KAFKA_VERSION}.jar")):
+            raise KafkaUnavailableError(f"{LIBS_VARIABLE}={given!r} does not hold Apache Kafka {KAFKA_VERSION}")
+        return Path(given)
+    cache = Path(platformdirs.user_cache_dir("gokamsg-tests"))
+    libs = cache / f"kafka-{KAFKA_VERSION}"
+    if libs.is_dir():  # complete by construction: it is renamed into place
+        return libs
+    if shutil.which("mvn") is None:
+        raise KafkaUnavailableError(f"Apache Kafka's jars need Maven on PATH, or {LIBS_VARIABLE} naming a copy of them")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        Path(scratch, "pom.xml").write_text(_POM)
+        fetched = Path(scratch, "libs")
+        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
+        done = subprocess.run(
+            command, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
+        )
+        if done.returncode != 0:
+            raise KafkaUnavailableError(f"Maven could not fetch Apache Kafka {KAFKA_VERSION}: {done.stdout[-500:]}")
+        with contextlib.suppress(OSError):  # another test run was faster; its copy is as good
+            fetched.rename(libs)
+    return libs
+
+
+class KafkaCluster:
+    """What tests see of a cluster: its address; whether it can be stopped depends on who started it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def admin(self) -> KafkaAdminClient:
+        """A client of its own for each use; the caller closes it (a `with` block does)."""
+        return KafkaAdminClient(
+            bootstrap_servers=self.address, bootstrap_timeout_ms=10_000, reconnect_backoff_max_ms=200
+        )
+
+    def create_topics(self, topics: Mapping[str, Mapping[str, Any]]) -> None:
+        """Creates topics from name -> {"num_partitions": …, "configs": {…}}; returns when they have leaders."""
+        with self.admin() as admin:
+            admin.create_topics(
+                {name: {"replication_factor": 1, **options} for name, options in topics.items()}, wait_for_metadata=True
+            )
+
+    def clean(self) -> None:
+        """Removes the messaging service's topics and groups; members that were killed are removed first."""
+        with self.admin() as admin:
+            eventually("the service's groups are gone", lambda: self._drop_groups(admin), timeout_s=20, interval_s=0.2)
+            if there := [topic for topic in admin.list_topics() if topic in MESSAGING_TOPICS]:
+                admin.delete_topics(there)
+            eventually("the service's topics are gone", lambda: not {*admin.list_topics()} & {*MESSAGING_TOPICS})
+
+    @staticmethod
+    def _drop_groups(admin: KafkaAdminClient) -> bool:
+        present = [group["group_id"] for group in admin.list_groups() if group["group_id"] in MESSAGING_GROUPS]
+        if not present:
+            return True
+        for group, described in admin.describe_groups(present).items():
+            # By instance id for static members: a member id alone does not remove those.
+            if members := [
+                MemberToRemove(group_instance_id=instance)
+                if (instance := member.get("group_instance_id"))
+                else MemberToRemove(member_id=member["member_id"])
+                for member in described["members"]
+            ]:
+                with contextlib.suppress(KafkaError):
+                    admin.remove_group_members(group, members)
+        admin.delete_groups(present)
+        return False
+
+
+class KafkaServer(KafkaCluster):
+    """One Apache Kafka node of our own, its data and logs in `directory`.
+
+    `settings` override server.properties. start, stop, kill, pause and resume keep address and data.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        libs: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        jvm: Sequence[str] = ("-Xmx512m", "-XX:+UseSerialGC"),
+    ) -> None:
+        self._directory = directory
+        self._libs = libs
+        self._jvm = list(jvm)
+        self._settings = dict(settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._choose_ports()
+
+    def _choose_ports(self) -> None:
+        self._port, self._controller_port = free_port(), free_port()
+        super().__init__(f"127.0.0.1:{self._port}")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Returns when the broker answers; formats the data directory the first time."""
+        assert self._process is None, "this node runs already"
+        first = not self._properties.exists()
+        if first:
+            self._format()
+        self._spawn()
+        try:
+            eventually("Apache Kafka listens", self._listens, timeout_s=60, interval_s=0.05)
+        except AssertionError:
+            if not first or self._alive():
+                self.kill()
+                raise
+            # Somebody took a port between choosing and listening: once more, with others.
+            self.kill()
+            shutil.rmtree(self._directory / "data", ignore_errors=True)
+            self._choose_ports()
+            self._format()
+            self._spawn()
+            eventually("Apache Kafka listens", self._listens, timeout_s=60, interval_s=0.05)
+        eventually("Apache Kafka answers", self._answers, timeout_s=30, interval_s=0.1)
+
+    def stop(self) -> None:
+        """A controlled shutdown."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9: connections break at once, nothing is flushed."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """The process stands still: connections stay open and nobody answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.kill()
+
+    def log(self) -> str:
+        path = self._directory / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def _properties(self) -> Path:
+        return self._directory / "server.properties"
+
+    def _format(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        properties = _DEFAULTS | {
+            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}",
+            "log.dirs": str(self._directory / "data"),
+        }
+        lines = (f"{name}={value}\n" for name, value in (properties | self._settings).items())
+        self._properties.write_text("".join(lines))
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(self._properties)]
+        done = subprocess.run(
+            [*self._java(), *tool], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"Apache Kafka's storage could not be formatted: {done.stdout}{done.stderr}")
+
+    def _java(self) -> list[str]:
+        return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{self._libs}/*"]
+
+    def _spawn(self) -> None:
+        command = ["java", *self._jvm, "-cp", f"{self._libs}/*", "kafka.Kafka", str(self._properties)]
+        with (self._directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _listens(self) -> bool:
+        assert self._alive(), f"Apache Kafka ended at its start:\n{self.log()[-2000:]}"
+        with socket.create_connection(("127.0.0.1", self._port), timeout=1):
+            return True
+
+    def _answers(self) -> bool:
+        with self.admin() as admin:
+            return bool(admin.describe_cluster()["brokers"])
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        self._process.wait(timeout=60)
+        self._process = None
