@@ -59,7 +59,7 @@ class BatchHeader(NamedTuple):
     producer_id: int
     producer_epoch: int
     base_sequence: int
-    count: int
+    record_count: int
 
     @property
     def last_offset(self) -> int:
@@ -94,7 +94,7 @@ def validate(records: bytes | memoryview | None, *, max_bytes: int) -> BatchHead
             Code.UNSUPPORTED_FOR_MESSAGE_FORMAT, f"message format v{header.magic} is not supported, only v2 is"
         )
     if size > max_bytes:
-        raise BatchError(Code.MESSAGE_TOO_LARGE, f"a batch of {size} bytes is larger than max.message.bytes {max_bytes}")
+        raise BatchError(Code.MESSAGE_TOO_LARGE, f"{size} bytes are more than max.message.bytes {max_bytes}")
     if header.length + _LENGTH_OVERHEAD != size:
         if HEADER_BYTES <= header.length + _LENGTH_OVERHEAD < size:
             raise BatchError(Code.INVALID_RECORD, "a produce request holds exactly one batch per partition")
@@ -108,9 +108,10 @@ def validate(records: bytes | memoryview | None, *, max_bytes: int) -> BatchHead
 def _validate_fields(header: BatchHeader) -> None:
     if header.attributes & CONTROL:
         raise BatchError(Code.INVALID_RECORD, "clients must not write control batches")
-    if header.count <= 0 or header.last_offset_delta != header.count - 1:
+    if header.record_count <= 0 or header.last_offset_delta != header.record_count - 1:
         raise BatchError(
-            Code.INVALID_RECORD, f"{header.count} records do not match last offset delta {header.last_offset_delta}"
+            Code.INVALID_RECORD,
+            f"{header.record_count} records do not match last offset delta {header.last_offset_delta}",
         )
     if header.attributes & COMPRESSION_MASK > ZSTD:
         raise BatchError(Code.UNSUPPORTED_COMPRESSION_TYPE, f"unknown compression {header.compression}")

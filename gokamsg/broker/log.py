@@ -21,6 +21,7 @@ import msgspec
 from gokamsg.broker import batch as batches
 from gokamsg.broker.batch import BatchHeader
 from gokamsg.broker.cache import CacheBudget, Tail
+from gokamsg.broker.clock import Clock
 from gokamsg.broker.producers import Producers, ProducerSnapshot
 from gokamsg.broker.store import OFFSET_BITS, WriteUnit
 
@@ -42,6 +43,7 @@ class LogSnapshot(msgspec.Struct, array_like=True):
     start_offset: int
     end_offset: int
     cleaned_offset: int  # compaction: everything below has been through a pass
+    size_bytes: int
     open_transactions: list[tuple[int, int]]  # producer id, first offset
     producers: list[ProducerSnapshot]
 
@@ -69,7 +71,7 @@ class StagedAppend:
 class PartitionLog:
     """One partition; see the module's contract."""
 
-    def __init__(self, topic: str, partition: int, *, number: int, budget: CacheBudget) -> None:
+    def __init__(self, topic: str, partition: int, *, number: int, budget: CacheBudget, clock: Clock) -> None:
         self.topic = topic
         self.partition = partition
         self.number = number  # the partition's own number in the data file, never used again
@@ -77,13 +79,13 @@ class PartitionLog:
         self.high_watermark = 0
         self.end_offset = 0  # the next offset to give out; above the high watermark while appends wait for the disk
         self.cleaned_offset = 0
-        self.last_timestamp = -1
-        self.size_bytes = 0
+        self.size_bytes = 0  # of all batches up to end_offset
         self.producers = Producers()
         self.aborted: list[Aborted] = []  # in the order of marker offsets
         self.deleted = False
         self.snapshot_offset = 0  # end offset of the newest stored snapshot
         self.tail = Tail(budget, 0)
+        self._clock = clock
         self._open: dict[int, int] = {}  # producer id -> first offset, durable; in the order of offsets
         self._waiters: set[Callable[[], None]] = set()
 
@@ -116,7 +118,7 @@ class PartitionLog:
                 header.producer_id,
                 header.producer_epoch,
                 base_sequence=header.base_sequence,
-                count=header.count,
+                count=header.record_count,
                 base_offset=base_offset,
                 timestamp=header.max_timestamp,
                 transactional=header.transactional,
@@ -130,11 +132,10 @@ class PartitionLog:
         epoch: int,
         *,
         commit: bool,
-        now_ms: int,
         coordinator_epoch: int = 0,
     ) -> StagedAppend:
         """Put the control batch that ends producer_id's transaction here, and what goes with it, into the unit."""
-        base_offset = self.end_offset
+        base_offset, now_ms = self.end_offset, self._clock.wall_ms()
         placed = batches.marker(
             base_offset=base_offset,
             now_ms=now_ms,
@@ -154,6 +155,7 @@ class PartitionLog:
     def _stage(self, unit: WriteUnit, staged: StagedAppend) -> StagedAppend:
         header = staged.header
         self.end_offset = staged.last_offset + 1
+        self.size_bytes += len(staged.batch)
         unit.append(
             staged,
             (
@@ -184,8 +186,6 @@ class PartitionLog:
         elif header.transactional:
             self._open.setdefault(header.producer_id, staged.base_offset)
         self.high_watermark = staged.last_offset + 1
-        self.size_bytes += len(staged.batch)
-        self.last_timestamp = max(self.last_timestamp, header.max_timestamp)
         self.tail.add(staged.base_offset, staged.last_offset, staged.batch)
         self.wake()
 
@@ -229,6 +229,7 @@ class PartitionLog:
             start_offset=self.log_start_offset,
             end_offset=self.end_offset,
             cleaned_offset=self.cleaned_offset,
+            size_bytes=self.size_bytes,
             open_transactions=sorted(open_transactions, key=lambda entry: entry[1]),
             producers=self.producers.snapshot(),
         )
@@ -240,12 +241,13 @@ class PartitionLog:
         self.log_start_offset = snapshot.start_offset
         self.high_watermark = self.end_offset = self.snapshot_offset = snapshot.end_offset
         self.cleaned_offset = snapshot.cleaned_offset
+        self.size_bytes = snapshot.size_bytes
         self.producers.restore(snapshot.producers)
         self._open = dict(snapshot.open_transactions)
 
-    def replay(self, header: BatchHeader, marker: bytes | None) -> None:
-        """Repeat a stored batch at or above the snapshot's offset; marker is the batch itself if it is a control batch."""
-        if marker is not None:
+    def replay(self, header: BatchHeader, size: int) -> None:
+        """Repeat a stored batch at or above the snapshot's offset."""
+        if header.control:
             self.producers.ended(
                 header.producer_id, header.producer_epoch, timestamp=header.max_timestamp, coordinator_epoch=0
             )
@@ -263,7 +265,7 @@ class PartitionLog:
             if header.transactional:
                 self._open.setdefault(header.producer_id, header.base_offset)
         self.high_watermark = self.end_offset = header.last_offset + 1
-        self.last_timestamp = max(self.last_timestamp, header.max_timestamp)
+        self.size_bytes += size
 
     def remove(self) -> None:
         """The topic is deleted: forget the cache, wake readers so that they see it."""
@@ -275,5 +277,3 @@ class PartitionLog:
 
 def _marker_offset(entry: Aborted) -> int:
     return entry.marker_offset
-
-

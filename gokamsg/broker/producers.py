@@ -156,7 +156,7 @@ class Producers:
                 producer_id=producer_id,
                 epoch=producer.epoch,
                 next_sequence=producer.next_sequence,
-                window=[tuple(written) for written in producer.window],
+                window=[(entry.base_sequence, entry.last_sequence, entry.base_offset) for entry in producer.window],
                 transaction_start=producer.transaction_start,
                 last_timestamp=producer.last_timestamp,
                 coordinator_epoch=producer.coordinator_epoch,

@@ -1,6 +1,6 @@
 """The table of Kafka APIs: who answers which key, at which versions.
 
-1. A handler registers itself with @api when its file in broker/api is imported; a second one for a key is an error then.
+1. A handler registers itself with @api when its file in broker/api is imported; a second one for a key is an error.
 2. Whatever lists APIs (ApiVersions, dispatch, the README) is rendered from this table, so it cannot disagree with it.
 
 A handler is called on the broker's loop with (broker, decoded request, context). It returns a response built with

@@ -28,7 +28,9 @@ def open_writer(path: Path, *, fsync: bool) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
     except (sqlite3.Error, OSError) as error:
-        raise StateError(f"cannot open the data file {str(path)!r}: {error}; check the path and its permissions") from error
+        raise StateError(
+            f"cannot open the data file {str(path)!r}: {error}; check the path and its permissions"
+        ) from error
     try:
         _prepare(connection, path, fsync=fsync)
     except sqlite3.Error as error:
@@ -75,7 +77,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, fsync: bool) -> None
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection to an existing file."""
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+    )
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA cache_size = -2048")
     return connection

@@ -179,7 +179,9 @@ class Store:
             if any(not unit.empty for unit in units):
                 self._write_transaction(units)
         except (sqlite3.Error, OSError) as error:
-            failure = StoreError(f"cannot write {str(self.path)!r}: {error}; the broker stops, free the disk and restart")
+            failure = StoreError(
+                f"cannot write {str(self.path)!r}: {error}; the broker stops, free the disk and restart"
+            )
             self._post(self._fail, units, failure)
             self.failed = failure
             return False
