@@ -47,3 +47,27 @@ class CodecError(GokamsgError):
 
 class ProcessingError(GokamsgError):
     """A callback failed, or used its context in a way that its graph does not allow."""
+
+
+class CorruptBatchError(GokamsgError):
+    """A record batch read from a topic is damaged: its checksum, structure or compression is wrong."""
+
+
+class PositionLostError(OffsetsLostError):
+    """A consumer's position is not in the log any more; `.positions` maps (topic, partition) to the position asked for."""
+
+    def __init__(self, message: str, positions: dict[tuple[str, int], int]) -> None:
+        super().__init__(message)
+        self.positions = positions
+
+
+class TransactionAbortedError(GokamsgError):
+    """A transaction did not commit: nothing of it is visible. Abort it and do its work again."""
+
+
+class OutcomeUnknownError(GokamsgError):
+    """A commit was sent and not answered: it may have happened. Make a new producer and read the committed offsets."""
+
+
+class FencedError(GokamsgError):
+    """This producer or member was replaced by another with the same identity; nothing more may be written with it."""
