@@ -66,6 +66,7 @@ class Member:
     assignment: bytes = b""
     deadline: float = 0.0  # on the monotonic clock; the session ends then
     timer: Timer | None = None
+    timer_due: float = 0.0
     join: asyncio.Future[Joined] | None = None
     sync: asyncio.Future[Synced] | None = None
 
