@@ -1,0 +1,32 @@
+"""Names of streams, tables and groups, and the topics that belong to a group. Pure.
+
+A group owns two topics: its table's changelog, "<group>-table", and its loop, "<group>-loop", as in Goka. Topic and
+group names are held to Kafka's rules for topics, because a group's name becomes part of both.
+"""
+
+import re
+from typing import TypeAlias
+
+Stream: TypeAlias = str
+Table: TypeAlias = str
+Group: TypeAlias = str
+
+TABLE_SUFFIX = "-table"
+LOOP_SUFFIX = "-loop"
+
+_LEGAL = re.compile(r"[a-zA-Z0-9._-]{1,249}", re.ASCII)
+
+
+def table_of(group: Group) -> Table:
+    """The changelog topic of the group's table."""
+    return group + TABLE_SUFFIX
+
+
+def loop_of(group: Group) -> Stream:
+    """The topic by which the group sends records to itself."""
+    return group + LOOP_SUFFIX
+
+
+def is_legal(name: str) -> bool:
+    """Whether Kafka accepts the name for a topic."""
+    return _LEGAL.fullmatch(name) is not None and name not in (".", "..")
