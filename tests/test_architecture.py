@@ -50,7 +50,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlitedict": ("gokamsg.engine.storage",),
     "sqlite3": ("gokamsg.engine.storage", "gokamsg.broker."),
     "flask": ("gokamsg.messaging.service",),
-    "waitress": ("gokamsg.messaging.service",),
+    "waitress": ("gokamsg.messaging.service", "gokamsg.messaging.server"),
     "typer": ("gokamsg.cli", "gokamsg.commands."),
     "click": ("gokamsg.cli", "gokamsg.commands."),
     "rich": ("gokamsg.console",),
