@@ -54,7 +54,7 @@ class CorruptBatchError(GokamsgError):
 
 
 class PositionLostError(OffsetsLostError):
-    """A consumer's position is not in the log any more; `.positions` maps (topic, partition) to the position asked for."""
+    """A position is not in the log any more; `.positions` maps (topic, partition) to the offset asked for."""
 
     def __init__(self, message: str, positions: dict[tuple[str, int], int]) -> None:
         super().__init__(message)

@@ -1,0 +1,218 @@
+"""How the clients reach the brokers: addresses, security, timeouts; and the question "does anybody answer?".
+
+ClientConfig is validated when it is built and does no I/O. `properties` are the entries of a standard Kafka client
+properties file; the ones about security are understood in Java's and librdkafka's names, the others that this package
+decides itself (acks, auto.offset.reset, …) are ignored. check_broker() and every client of this package raise
+BrokerUnavailableError, one sentence, within five seconds when nobody answers.
+"""
+
+import logging
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kafka import errors as kafka_errors
+from kafka.admin import KafkaAdminClient
+
+from gokamsg.errors import BrokerUnavailableError, UsageError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BOOTSTRAP_TIMEOUT_S = 4.0
+
+_PROPERTIES = {
+    "security.protocol": "security_protocol",
+    "sasl.mechanism": "sasl_mechanism",
+    "sasl.mechanisms": "sasl_mechanism",
+    "sasl.username": "sasl_plain_username",
+    "sasl.password": "sasl_plain_password",
+    "sasl.kerberos.service.name": "sasl_kerberos_service_name",
+    "ssl.ca.location": "ssl_cafile",
+    "ssl.truststore.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.keystore.location": "ssl_certfile",
+    "ssl.key.location": "ssl_keyfile",
+    "ssl.key.password": "ssl_password",
+    "ssl.crl.location": "ssl_crlfile",
+    "client.dns.lookup": "client_dns_lookup",
+}
+_HANDLED = {"sasl.jaas.config", "ssl.endpoint.identification.algorithm", "ssl.truststore.type", "ssl.keystore.type"}
+_JAAS = re.compile(r"""\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s;]+))""")
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """Everything the clients of one process have in common."""
+
+    brokers: tuple[str, ...] | str
+    client_id: str = "gokamsg"
+    properties: Mapping[str, str] = field(default_factory=dict)
+    request_timeout_ms: int = 10_000
+    session_timeout_ms: int = 10_000
+    heartbeat_interval_ms: int = 1_000
+    fetch_max_wait_ms: int = 500
+    security: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        brokers = self.brokers.split(",") if isinstance(self.brokers, str) else self.brokers
+        addresses = tuple(address.strip() for address in brokers if address.strip())
+        if not addresses:
+            raise UsageError("no broker address is given; use HOST:PORT, several separated by commas")
+        for address in addresses:
+            _host_and_port(address)
+        object.__setattr__(self, "brokers", addresses)
+        object.__setattr__(self, "security", _security(self.properties))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.brokers if isinstance(self.brokers, tuple) else (self.brokers,)
+
+    def common(self) -> dict[str, Any]:
+        """The settings that every kafka-python client takes."""
+        return {
+            "bootstrap_servers": list(self.addresses),
+            "client_id": self.client_id,
+            "request_timeout_ms": self.request_timeout_ms,
+            "bootstrap_timeout_ms": int(BOOTSTRAP_TIMEOUT_S * 1000),
+            "reconnect_backoff_ms": 50,
+            "reconnect_backoff_max_ms": 1_000,
+            **self.security,
+        }
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    cluster_id: str
+    broker_count: int
+
+
+def check_broker(config: ClientConfig, timeout_s: float = 4.0) -> ClusterInfo:
+    """Who answers at the addresses; BrokerUnavailableError, within `timeout_s` and a little, when nobody does."""
+    reasons = [_refusal(address, timeout_s / len(config.addresses)) for address in config.addresses]
+    if all(reasons):
+        raise BrokerUnavailableError(_nobody(config, "; ".join(filter(None, reasons))))
+    settings = config.common() | {"bootstrap_timeout_ms": int(timeout_s * 1000)}
+    with connecting(config), quiet():
+        admin = KafkaAdminClient(**settings)
+        try:
+            cluster = admin.describe_cluster()
+        finally:
+            admin.close()
+    return ClusterInfo(str(cluster["cluster_id"]), len(cluster["brokers"]))
+
+
+def connect(config: ClientConfig, build: Callable[..., T], **settings: Any) -> T:
+    """A kafka-python client, built with the common settings and these."""
+    with connecting(config):
+        return build(**{**config.common(), **settings})
+
+
+@contextmanager
+def connecting(config: ClientConfig) -> Iterator[None]:
+    """Turns kafka-python's errors into one sentence for a person."""
+    try:
+        yield
+    except (kafka_errors.SaslAuthenticationFailedError, kafka_errors.AuthorizationError) as error:
+        raise BrokerUnavailableError(
+            f"Kafka at {_list(config)} refuses us: {_text(error)}; check sasl.mechanism, user name and password"
+        ) from error
+    except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError) as error:
+        raise BrokerUnavailableError(_nobody(config, _cause(config, error))) from error
+    except kafka_errors.IncompatibleBrokerVersion as error:
+        raise BrokerUnavailableError(
+            f"{_list(config)} is no Kafka broker that we can use: {_text(error)}; Kafka 2.5 or later is needed"
+        ) from error
+    except kafka_errors.KafkaConfigurationError as error:
+        raise UsageError(f"the client properties are not usable: {_text(error)}") from error
+    except kafka_errors.KafkaError as error:
+        raise BrokerUnavailableError(f"Kafka at {_list(config)} does not do it: {_text(error)}") from error
+    except OSError as error:  # a certificate file that is not there, a name that does not resolve
+        raise BrokerUnavailableError(f"Kafka at {_list(config)} cannot be reached: {_text(error)}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No chatter of kafka-python while we try something and report its failure ourselves."""
+    logger = logging.getLogger("kafka")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cause(config: ClientConfig, error: Exception) -> str:
+    protocol = config.security.get("security_protocol", "PLAINTEXT")
+    if isinstance(error, kafka_errors.KafkaTimeoutError) and not all(_refusal(a, 0.5) for a in config.addresses):
+        return (
+            f"something listens, but does not answer as a Kafka broker speaking {protocol} within "
+            f"{BOOTSTRAP_TIMEOUT_S:.0f} s; check security.protocol, certificates and the port"
+        )
+    return "; ".join(filter(None, (_refusal(a, 0.5) for a in config.addresses))) or _text(error)
+
+
+def _refusal(address: str, timeout_s: float) -> str | None:
+    """Why no connection can be made to the address, or None when one can."""
+    host, port = _host_and_port(address)
+    try:
+        socket.create_connection((host, port), timeout=timeout_s).close()
+    except TimeoutError:
+        return f"no answer from {address}"
+    except socket.gaierror:
+        return f"host name {host!r} is not known"
+    except OSError as error:
+        return f"{address}: {(error.strerror or str(error)).lower()}"
+    return None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or "]" in port:
+        host, port = address, "9092"
+    if not port.isdigit() or not 0 < int(port) < 65536 or not host:
+        raise UsageError(f"broker address {address!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _security(properties: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, value in properties.items():
+        if name in _PROPERTIES:
+            settings[_PROPERTIES[name]] = value
+        elif name.startswith(("sasl.", "ssl.", "security.")) and name not in _HANDLED:
+            raise UsageError(
+                f"client property {name!r} is not supported; supported are {', '.join(sorted(_PROPERTIES))}"
+            )
+    for store in ("truststore", "keystore"):
+        location, kind = properties.get(f"ssl.{store}.location"), properties.get(f"ssl.{store}.type", "PEM").upper()
+        if location and (kind != "PEM" or location.endswith((".jks", ".p12", ".pfx"))):
+            raise UsageError(
+                f"ssl.{store}.location {location!r} must be a PEM file; convert it with keytool and openssl"
+            )
+    if jaas := properties.get("sasl.jaas.config"):
+        found = {name: next(filter(None, values), "") for name, *values in _JAAS.findall(jaas)}
+        if "username" not in found or "password" not in found:
+            raise UsageError("client property 'sasl.jaas.config' holds no username and password")
+        settings["sasl_plain_username"], settings["sasl_plain_password"] = found["username"], found["password"]
+    if properties.get("ssl.endpoint.identification.algorithm", "https") == "":
+        settings["ssl_check_hostname"] = False
+    if "security_protocol" in settings:
+        settings["security_protocol"] = settings["security_protocol"].upper()
+    return settings
+
+
+def _list(config: ClientConfig) -> str:
+    return ",".join(config.addresses)
+
+
+def _nobody(config: ClientConfig, why: str) -> str:
+    return f"no Kafka broker answers at {_list(config)} ({why})"
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,221 @@
+"""The input consumer of a worker: member of a group, read-committed, with its offsets decided by the worker.
+
+1. New partitions are paused and stand at a placeholder position: nothing is fetched before the worker has sought them
+   and resumed them.
+2. What a rebalance did is noted, not acted upon: events() tells it, in order. Rebalances happen inside poll() only.
+3. membership() is what was true at the last assignment; transactions and commits carry it, so that a broker refuses
+   them after the group has moved on.
+4. A member whose identity another process has taken is told so: poll() raises IdentityError, and fatal() holds it.
+
+Owned by one thread. kafka-python's own thread sends heartbeats.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.protocol.consumer import LeaveGroupRequest
+from kafka.structs import MemberState
+
+from gokamsg.engine.clients.assignor import CopartitionAssignor
+from gokamsg.engine.clients.config import ClientConfig, connecting
+from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
+from gokamsg.errors import BrokerUnavailableError, IdentityError, TransactionAbortedError
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who we are in the group, as the broker checks it."""
+
+    group: str
+    generation_id: int
+    member_id: str
+    instance_id: str | None
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A rebalance ended: these are all our partitions now, each paused and without a position."""
+
+    partitions: frozenset[TopicPart]
+    membership: Membership
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A rebalance begins: nothing more may be committed for these unless it is assigned again."""
+
+    partitions: frozenset[TopicPart]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """We were put out of the group: others may own these already."""
+
+    partitions: frozenset[TopicPart]
+
+
+Event = Assigned | Revoked | Lost
+
+
+class GroupConsumer(BatchReader):
+    """See the module."""
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        group: str,
+        instance_id: str | None,
+        topics: Sequence[str],
+        max_poll_interval_ms: int = 60_000,
+    ) -> None:
+        self._group = group
+        self._instance_id = instance_id
+        self._events: list[Event] = []
+        self._fatal: IdentityError | None = None
+        self._membership = Membership(group, -1, "", instance_id)
+        super().__init__(
+            config,
+            group_id=group,
+            group_instance_id=instance_id,
+            partition_assignment_strategy=[CopartitionAssignor()],
+            max_poll_interval_ms=max_poll_interval_ms,
+            session_timeout_ms=config.session_timeout_ms,
+            heartbeat_interval_ms=config.heartbeat_interval_ms,
+        )
+        self._coordinator = self._consumer._coordinator
+        self._watch_heartbeats()
+        self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
+
+    def poll(self, timeout_s: float) -> Batches:
+        """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError when we are fenced."""
+        if self._fatal is not None:
+            raise self._fatal
+        try:
+            with connecting(self._config):
+                return super().poll(timeout_s)
+        except BrokerUnavailableError as error:
+            if isinstance(error.__cause__, kafka_errors.FencedInstanceIdError):
+                raise self._fenced() from error
+            if isinstance(error.__cause__, kafka_errors.InconsistentGroupProtocolError):
+                raise BrokerUnavailableError(
+                    f"group {self._group!r} has members that assign partitions in another way than 'copartition'; "
+                    "stop them, or use another group name"
+                ) from error
+            raise
+
+    def events(self) -> list[Event]:
+        """What happened in the group since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def will_rejoin(self) -> bool:
+        """The next poll would take part in a rebalance: commit first."""
+        return bool(self._coordinator.need_rejoin())
+
+    def membership(self) -> Membership:
+        return self._membership
+
+    def fatal(self) -> IdentityError | None:
+        return self._fatal
+
+    def committed(self, partitions: Collection[TopicPart], timeout_s: float = 30.0) -> dict[TopicPart, int | None]:
+        """The group's committed offsets, None where there is none.
+
+        Waits while a transaction of them is being decided. BrokerUnavailableError when that takes longer than the time.
+        """
+        wanted = [TopicPartition(topic, partition) for topic, partition in partitions]
+        with connecting(self._config):
+            found = self._coordinator.fetch_committed_offsets(wanted, timeout_ms=timeout_s * 1000)
+        return {(tp.topic, tp.partition): found[tp].offset if tp in found else None for tp in wanted}
+
+    def commit(self, offsets: Mapping[TopicPart, int], membership: Membership, timeout_s: float = 10.0) -> None:
+        """Commits outside a transaction (at-least-once); TransactionAbortedError when the group has moved on."""
+        current = self._coordinator.group_metadata()
+        now = Membership(self._group, current.generation_id, current.member_id, self._instance_id)
+        if now != membership or current.state != MemberState.STABLE:
+            raise TransactionAbortedError(f"group {self._group!r} has rebalanced since the records were read")
+        wanted = {TopicPartition(*part): OffsetAndMetadata(offset, "", -1) for part, offset in offsets.items()}
+        try:
+            with connecting(self._config):
+                self._coordinator.commit_offsets_sync(wanted, timeout_ms=timeout_s * 1000)
+        except BrokerUnavailableError as error:
+            if isinstance(error.__cause__, kafka_errors.FencedInstanceIdError):
+                raise self._fenced() from error
+            if isinstance(error.__cause__, kafka_errors.CommitFailedError | kafka_errors.RebalanceInProgressError):
+                raise TransactionAbortedError(f"group {self._group!r} refuses the offsets: it rebalances") from error
+            raise
+
+    def leave(self, timeout_s: float = 3.0) -> None:
+        """Takes this member out of the group, so that others get its partitions at once, and closes.
+
+        A static member does not leave by closing. The request names the member, so it never puts out a successor.
+        """
+        current = self._coordinator.group_metadata()
+        node = self._coordinator.coordinator()
+        if self._instance_id is not None and current.member_id and node is not None:
+            member = LeaveGroupRequest.MemberIdentity(
+                member_id=current.member_id, group_instance_id=self._instance_id, reason="shutting down"
+            )
+            request = LeaveGroupRequest(group_id=self._group, members=[member], min_version=3)
+            with suppress(kafka_errors.KafkaError):  # not answered: the broker puts us out when the session times out
+                self._run(self._ask, request, node, timeout_s * 1000)
+        self.close()
+
+    async def _ask(self, request: Any, node: int, timeout_ms: float) -> Any:
+        manager = self._consumer._manager
+        return await manager.wait_for(manager.send(request, node_id=node), timeout_ms)
+
+    def _watch_heartbeats(self) -> None:
+        # kafka-python logs a fenced instance id and stops its heartbeats; nobody would be told.
+        handle = self._coordinator._handle_heartbeat_response
+
+        def watch(response: Any, send_time: float) -> Any:
+            try:
+                return handle(response, send_time)
+            except kafka_errors.FencedInstanceIdError:
+                self._fenced()
+                raise
+
+        self._coordinator._handle_heartbeat_response = watch
+
+    def _fenced(self) -> IdentityError:
+        self._fatal = IdentityError(
+            f"another process uses this worker's identity {self._instance_id!r} in group {self._group!r}; "
+            "is the state directory copied or shared?"
+        )
+        return self._fatal
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Runs on kafka-python's I/O thread while the owner waits in poll()."""
+
+    def __init__(self, consumer: GroupConsumer) -> None:
+        self._consumer = consumer
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        consumer = self._consumer
+        for tp in assigned:
+            consumer._subscription.pause(tp)
+            consumer._subscription.assignment[tp].seek(0)
+        current = consumer._coordinator.group_metadata()
+        consumer._membership = Membership(
+            consumer._group, current.generation_id, current.member_id, consumer._instance_id
+        )
+        consumer._events.append(Assigned(_parts(assigned), consumer._membership))
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        if revoked:
+            self._consumer._events.append(Revoked(_parts(revoked)))
+
+    def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        if lost:
+            self._consumer._events.append(Lost(_parts(lost)))
+
+
+def _parts(partitions: Collection[TopicPartition]) -> frozenset[TopicPart]:
+    return frozenset((tp.topic, tp.partition) for tp in partitions)

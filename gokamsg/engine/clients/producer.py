@@ -1,0 +1,237 @@
+"""The producers: transactional for exactly-once, idempotent for at-least-once and emitters.
+
+TransactionalProducer, one owner thread:
+
+1. commit() returns only when every batch was acknowledged, the offsets were accepted for the membership given, and the
+   transaction is committed; it then tells where each partition's last record lies.
+2. TransactionAbortedError: it did not commit. Call abort(), seek back, begin again. OutcomeUnknownError: the commit was
+   asked for and not answered. FencedError: another owner has the transactional id. After these two only a new producer
+   helps: its init() settles the transaction.
+3. No call waits longer than its timeout.
+
+IdempotentProducer: any thread may send; flush() tells what was not written.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.producer.transaction_manager import TransactionState
+from kafka.structs import ConsumerGroupMetadata
+
+from gokamsg.engine.clients.config import ClientConfig
+from gokamsg.engine.clients.consumer import Membership
+from gokamsg.engine.clients.reader import TopicPart
+from gokamsg.engine.clients.sending import BatchSender, SentBatch
+from gokamsg.engine.records import BatchBuilder
+from gokamsg.errors import BrokerUnavailableError, FencedError, OutcomeUnknownError, TransactionAbortedError
+
+_FENCED = (
+    kafka_errors.ProducerFencedError,
+    kafka_errors.InvalidProducerEpochError,
+    kafka_errors.FencedInstanceIdError,
+)
+
+
+class TransactionalProducer:
+    """See the module."""
+
+    def __init__(
+        self, config: ClientConfig, *, transactional_id: str, transaction_timeout_ms: int = 10_000, compression: int = 0
+    ) -> None:
+        self._id = transactional_id
+        self._sender = BatchSender(
+            config,
+            compression=compression,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=transaction_timeout_ms,
+        )
+        self._manager = self._sender._producer._transaction_manager
+        self._sent: list[SentBatch] = []
+        self._identity: tuple[int, int] = (-1, -1)
+
+    def init(self, timeout_s: float = 30.0) -> None:
+        """Fences any other owner of the id and settles what it left open; before the first begin()."""
+        with self._explained("initialize", FencedError):
+            result = self._manager.initialize_transactions()
+            self._wake()
+            if not result.wait(timeout_s * 1000):
+                raise BrokerUnavailableError(
+                    f"transactional id {self._id!r} was not initialized within {timeout_s:g} s; "
+                    "is the cluster's transaction coordinator available?"
+                )
+
+    def begin(self) -> None:
+        with self._explained("begin", FencedError):
+            self._manager.begin_transaction()
+        self._sent = []
+        self._identity = self._now()
+
+    def send(self, topic: str, partition: int, builder: BatchBuilder) -> SentBatch:
+        """Sends the builder's records as one batch of the open transaction, at once."""
+        with self._explained("send", TransactionAbortedError):
+            self._manager.maybe_add_partition_to_transaction(TopicPartition(topic, partition))
+            sent = self._sender.put(topic, partition, builder)
+        self._sent.append(sent)
+        return sent
+
+    def commit(
+        self, offsets: Mapping[TopicPart, int], membership: Membership | None, timeout_s: float
+    ) -> dict[TopicPart, int]:
+        """Commits what was sent and the offsets; see the module for what it raises.
+
+        Returns the offset after the last record written, per partition (the marker that follows takes one more);
+        a partition is left out when a retry hid where its records lie.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._explained("commit", TransactionAbortedError):
+            offsets_result = self._send_offsets(offsets, membership)
+            written = self._acknowledged(deadline)
+            if offsets_result is not None and not offsets_result.wait(_left_ms(deadline)):
+                raise TransactionAbortedError(f"{self._name}: the offsets were not accepted within {timeout_s:g} s")
+            self._check_unbroken(bool(self._sent) or offsets_result is not None)
+            result = self._manager.begin_commit()
+        with self._explained("commit", OutcomeUnknownError):
+            self._wake()
+            if not result.wait(_left_ms(deadline)):
+                raise OutcomeUnknownError(f"{self._name}: the commit was not answered within {timeout_s:g} s")
+            if self._now() != self._identity or self._manager._current_state != TransactionState.READY:
+                raise OutcomeUnknownError(f"{self._name}: the producer was replaced while it committed")
+        self._sent = []
+        return written
+
+    def abort(self, timeout_s: float = 10.0) -> None:
+        """Ends the open transaction without a trace. FencedError or OutcomeUnknownError: make a new producer."""
+        deadline = time.monotonic() + timeout_s
+        self._sent = []
+        with self._explained("abort", OutcomeUnknownError):
+            while self._manager.is_bumping_epoch() and time.monotonic() < deadline:
+                time.sleep(0.005)  # the broker aborts by itself as it hands out the next epoch
+            if self._manager._current_state == TransactionState.READY:
+                return
+            result = self._manager.begin_abort()
+            self._wake()
+            if not result.wait(_left_ms(deadline)):
+                raise OutcomeUnknownError(f"{self._name}: the abort was not answered within {timeout_s:g} s")
+
+    def partition_count(self, topic: str) -> int:
+        """How many partitions the topic has; TopicError when it does not exist."""
+        return self._sender.partition_count(topic)
+
+    def connected(self) -> bool:
+        return self._sender.connected()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """An open transaction is left to its timeout, or to the next init() of the same id."""
+        self._sender.shut(timeout_s)
+
+    @property
+    def _name(self) -> str:
+        return f"transaction of {self._id!r}"
+
+    def _now(self) -> tuple[int, int]:
+        current = self._manager.producer_id_and_epoch
+        return current.producer_id, current.epoch
+
+    def _wake(self) -> None:
+        self._sender._producer._sender.wakeup()
+
+    def _send_offsets(self, offsets: Mapping[TopicPart, int], membership: Membership | None) -> Any:
+        if not offsets or membership is None:
+            return None
+        group = ConsumerGroupMetadata(
+            group_id=membership.group,
+            generation_id=membership.generation_id,
+            member_id=membership.member_id,
+            group_instance_id=membership.instance_id,
+        )
+        wanted = {TopicPartition(*part): OffsetAndMetadata(offset, "", -1) for part, offset in offsets.items()}
+        result = self._manager.send_offsets_to_transaction(wanted, group)
+        self._wake()
+        return result
+
+    def _acknowledged(self, deadline: float) -> dict[TopicPart, int]:
+        written: dict[TopicPart, int] = {}
+        unknown: set[TopicPart] = set()
+        for sent in self._sent:
+            where = f"{sent.count} records for {sent.topic!r} partition {sent.partition}"
+            if not sent.wait(deadline - time.monotonic()):
+                raise TransactionAbortedError(f"{self._name}: {where} were not acknowledged in time")
+            error = sent.error()
+            if error is not None:
+                kind = FencedError if isinstance(error, _FENCED) else TransactionAbortedError
+                raise kind(f"{self._name}: {where} were refused: {error or type(error).__name__}") from error
+            part = (sent.topic, sent.partition)
+            if sent.base_offset() < 0:
+                unknown.add(part)
+            written[part] = sent.base_offset() + sent.count
+        return {part: offset for part, offset in written.items() if part not in unknown}
+
+    def _check_unbroken(self, wrote: bool) -> None:
+        # After an epoch bump in mid-transaction the library would answer the commit with a success that does nothing.
+        manager = self._manager
+        with manager._lock:
+            if self._now() != self._identity or manager._current_state != TransactionState.IN_TRANSACTION:
+                raise TransactionAbortedError(f"{self._name}: the broker ended it ({manager.last_error})")
+            if wrote and not manager._transaction_started:
+                raise TransactionAbortedError(f"{self._name}: the broker does not know it")
+
+    @contextmanager
+    def _explained(self, what: str, otherwise: Callable[[str], Exception]) -> Iterator[None]:
+        try:
+            yield
+        except kafka_errors.KafkaError as error:
+            cause = self._manager.last_error or error
+            message = f"{self._name} cannot {what}: {str(cause) or type(cause).__name__}"
+            if isinstance(cause, _FENCED) and otherwise is not OutcomeUnknownError:
+                raise FencedError(f"{message}; another process uses this id") from error
+            raise otherwise(message) from error
+
+
+class IdempotentProducer:
+    """Each batch once and in order; no transaction."""
+
+    def __init__(self, config: ClientConfig, *, compression: int = 0) -> None:
+        self._sender = BatchSender(config, compression=compression, enable_idempotence=True)
+        self._sent: list[SentBatch] = []
+
+    def send(self, topic: str, partition: int, builder: BatchBuilder) -> SentBatch:
+        """Sends the builder's records as one batch, at once."""
+        sent = self._sender.put(topic, partition, builder)
+        self._sent.append(sent)
+        return sent
+
+    def flush(self, timeout_s: float) -> dict[TopicPart, int]:
+        """Waits for everything sent since the last flush.
+
+        Returns the offset after the last record, per partition. BrokerUnavailableError when any batch was refused or
+        not acknowledged in time: it may have been written, or may be later.
+        """
+        deadline = time.monotonic() + timeout_s
+        sent, self._sent = self._sent, []
+        written: dict[TopicPart, int] = {}
+        for batch in sent:
+            where = f"{batch.count} records for topic {batch.topic!r} partition {batch.partition}"
+            if not batch.wait(deadline - time.monotonic()):
+                raise BrokerUnavailableError(f"{where} were not acknowledged within {timeout_s:g} s")
+            if error := batch.error():
+                raise BrokerUnavailableError(f"{where} were not written: {error or type(error).__name__}") from error
+            written[batch.topic, batch.partition] = batch.base_offset() + batch.count
+        return written
+
+    def partition_count(self, topic: str) -> int:
+        """How many partitions the topic has; TopicError when it does not exist."""
+        return self._sender.partition_count(topic)
+
+    def connected(self) -> bool:
+        return self._sender.connected()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        self._sender.shut(timeout_s)
+
+
+def _left_ms(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic()) * 1000

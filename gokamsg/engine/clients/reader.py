@@ -1,0 +1,147 @@
+"""What the two consumers have in common: polling whole batches, positions, and the ends of the log.
+
+Owned by one thread. Every call that asks a broker has a deadline and ends in BrokerUnavailableError when it passes.
+"""
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.protocol.consumer import IsolationLevel
+
+from gokamsg.engine.clients.config import ClientConfig, connect, connecting
+from gokamsg.engine.clients.fetching import MAX_BATCHES, install
+from gokamsg.engine.records import RecordBatch
+from gokamsg.errors import PositionLostError, TopicError
+
+TopicPart = tuple[str, int]
+Batches = dict[TopicPart, list[RecordBatch]]
+
+FETCH_BYTES = 8 << 20  # of one broker's answer, so of one poll
+PARTITION_FETCH_BYTES = 1 << 20
+
+
+class BatchReader:
+    """A read-committed KafkaConsumer that hands out record batches and never decides about offsets by itself."""
+
+    def __init__(self, config: ClientConfig, **settings: Any) -> None:
+        self._config = config
+        self._consumer: KafkaConsumer = connect(
+            config,
+            KafkaConsumer,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            fetch_max_wait_ms=config.fetch_max_wait_ms,
+            retry_backoff_ms=50,
+            metrics_enabled=False,
+            metadata_max_age_ms=60_000,
+            **settings,
+        )
+        install(self._consumer)
+        self._subscription = self._consumer._subscription
+        self._fetcher = self._consumer._fetcher
+
+    def poll(self, timeout_s: float) -> Batches:
+        """The batches that arrive within the time, in order per partition; {} when none do.
+
+        PositionLostError names partitions whose position is not in the log (the start moved, or the log was cut): they
+        stand still, and the error comes again at every poll, until the caller seeks.
+        """
+        try:
+            polled = self._consumer.poll(timeout_ms=max(0, int(timeout_s * 1000)), max_records=MAX_BATCHES)
+        except kafka_errors.OffsetOutOfRangeError as error:
+            positions = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+            raise self._lost(positions) from error
+        except kafka_errors.LogTruncationError as error:
+            raise self._lost({tp: self._where(tp) for tp in error.divergent_offsets}) from error
+        return {(tp.topic, tp.partition): batches for tp, batches in polled.items()}
+
+    def position(self, topic: str, partition: int) -> int:
+        """The next offset after the batches handed out; it passes over markers and aborted data."""
+        return self._where(TopicPartition(topic, partition))
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._consumer.seek(TopicPartition(topic, partition), offset)
+
+    def assignment(self) -> set[TopicPart]:
+        return {(tp.topic, tp.partition) for tp in self._subscription.assigned_partitions()}
+
+    def pause(self, partitions: Collection[TopicPart]) -> None:
+        self._consumer.pause(*_kafka(partitions))
+
+    def resume(self, partitions: Collection[TopicPart]) -> None:
+        self._consumer.resume(*_kafka(partitions))
+
+    def paused(self) -> set[TopicPart]:
+        return {(tp.topic, tp.partition) for tp in self._subscription.paused_partitions()}
+
+    def beginning_offsets(self, partitions: Collection[TopicPart], timeout_s: float = 10.0) -> dict[TopicPart, int]:
+        """Where each log starts."""
+        with connecting(self._config):
+            return _ours(self._fetcher.beginning_offsets(_kafka(partitions), timeout_s * 1000))
+
+    def end_offsets(
+        self, partitions: Collection[TopicPart], *, read_committed: bool = False, timeout_s: float = 10.0
+    ) -> dict[TopicPart, int]:
+        """The high watermark of each partition, or (read_committed) its last stable offset."""
+        if not partitions:
+            return {}
+        fetcher = copy.copy(self._fetcher)  # shares the connections; only its isolation level is its own
+        fetcher._isolation_level = IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED
+        with connecting(self._config):
+            return _ours(fetcher.end_offsets(_kafka(partitions), timeout_s * 1000))
+
+    def partitions(self, topic: str, timeout_s: float = 10.0) -> int:
+        """How many partitions the topic has; TopicError when it does not exist."""
+        cluster = self._consumer._cluster
+        found = cluster.partitions_for_topic(topic)
+        if found is None:
+            with connecting(self._config):
+                cluster.add_topic(topic)
+                self._run(self._consumer._manager.wait_for, cluster.request_update(), timeout_s * 1000)
+            found = cluster.partitions_for_topic(topic)
+        if not found:
+            raise TopicError(f"topic {topic!r} does not exist; create it with: gokamsg topics create")
+        return len(found)
+
+    def lags(self) -> dict[TopicPart, int | None]:
+        """Records between position and high watermark; None for partitions that were not fetched yet."""
+        lags: dict[TopicPart, int | None] = {}
+        for tp in self._subscription.assigned_partitions():
+            state = self._subscription.assignment.get(tp)
+            known = state is not None and state.position is not None and state.highwater is not None
+            lags[tp.topic, tp.partition] = max(0, state.highwater - state.position.offset) if known else None
+        return lags
+
+    def connected(self) -> bool:
+        """Whether any connection to a broker stands right now."""
+        return any(conn.connected for conn in list(self._consumer._manager._conns.values()))
+
+    def close(self) -> None:
+        """Ends the threads and connections; a static member stays in its group."""
+        self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def _run(self, coroutine: Any, *args: Any) -> Any:
+        return self._consumer._net.run(coroutine, *args)
+
+    def _where(self, tp: TopicPartition) -> int:
+        return int(self._subscription.assignment[tp].position.offset)
+
+    def _lost(self, positions: Mapping[Any, int]) -> PositionLostError:
+        lost = {(tp.topic, tp.partition): offset for tp, offset in positions.items()}
+        what = ", ".join(f"{topic}/{partition} at {offset}" for (topic, partition), offset in sorted(lost.items()))
+        return PositionLostError(f"positions are not in the log any more: {what}", lost)
+
+
+def _kafka(partitions: Collection[TopicPart]) -> list[TopicPartition]:
+    return [TopicPartition(topic, partition) for topic, partition in partitions]
+
+
+def _ours(offsets: Mapping[Any, int]) -> dict[TopicPart, int]:
+    return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}

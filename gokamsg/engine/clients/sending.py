@@ -1,0 +1,205 @@
+"""Finished record batches into kafka-python's producer.
+
+Its sender thread gives each batch producer id, epoch and sequence, sends it to the partition's leader and retries it;
+ours only takes the place of the record-by-record front. Seams used, checked by install(): the accumulator's queues,
+the sender, the transaction manager. Mended here:
+
+- a request to a coordinator that cannot be reached is dropped by the sender when waiting for the connection raises;
+  our client answers False instead, which sends it again;
+- a batch that the broker finds too large is failed with its reason instead of being split behind our back.
+"""
+
+import time
+from typing import Any
+
+from kafka import KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+from kafka.producer.producer_batch import ProducerBatch
+
+from gokamsg.engine.clients.config import ClientConfig, connect, connecting
+from gokamsg.engine.records import BatchBuilder
+from gokamsg.errors import BrokerUnavailableError, GokamsgError, TopicError
+
+BATCH_BYTES = 256 << 10
+"""A good size to send a builder at: well below Kafka's default max.message.bytes of 1 MiB."""
+
+_REQUEST_BYTES = 8 << 20  # of one produce request; above any batch
+_SEAMS = ("_accumulator", "_sender", "_transaction_manager", "_metadata", "_wait_on_metadata", "_unregister_cleanup")
+
+
+class SentBatch:
+    """A batch on its way. Any thread may wait for it."""
+
+    __slots__ = ("_batch", "count", "partition", "topic")
+
+    def __init__(self, topic: str, partition: int, count: int, batch: ProducerBatch) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.count = count
+        self._batch = batch
+
+    @property
+    def done(self) -> bool:
+        return bool(self._batch.produce_future.is_done)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether there is an answer within the time, good or bad."""
+        return bool(self._batch.produce_future.wait(max(0.0, timeout_s)))
+
+    def error(self) -> Exception | None:
+        """Why the batch was not written, or None; only when done."""
+        future = self._batch.produce_future
+        if future.failed():
+            return future.exception if isinstance(future.exception, Exception) else RuntimeError("not sent")
+        why = future.value[2]
+        return why(0) if why is not None else None
+
+    def base_offset(self) -> int:
+        """The first record's offset; -1 when a retry found the batch written already. Only when done without error."""
+        return int(self._batch.produce_future.value[0])
+
+    def on_done(self, callback: Any) -> None:
+        """Calls back without arguments, on the sender's thread, or at once when it is done."""
+        self._batch.produce_future.add_both(lambda _: callback())
+
+
+class BatchSender:
+    """A KafkaProducer that takes finished batches. The owner thread calls; connections belong to the sender thread."""
+
+    def __init__(self, config: ClientConfig, *, compression: int = 0, **settings: Any) -> None:
+        self._config = config
+        self._compression = compression
+        self._known: set[str] = set()
+        self._producer: KafkaProducer = connect(
+            config,
+            KafkaProducer,
+            kafka_client=_Client,
+            max_request_size=_REQUEST_BYTES,
+            delivery_timeout_ms=max(config.request_timeout_ms * 2, 20_000),
+            max_block_ms=5_000,
+            retry_backoff_ms=5,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+            metadata_max_age_ms=60_000,
+            **settings,
+        )
+        if not all(hasattr(self._producer, name) for name in _SEAMS):
+            raise RuntimeError("this version of kafka-python is not supported: its producer has changed; install 3.0.x")
+        self._producer._sender._can_split = _never_split
+
+    def partition_count(self, topic: str) -> int:
+        """How many partitions the topic has; TopicError when it does not exist."""
+        try:
+            with connecting(self._config):
+                partitions = self._producer.partitions_for(topic)
+        except BrokerUnavailableError as error:
+            if not self._producer._sender._client.in_flight_request_count() and self.connected():
+                raise TopicError(f"topic {topic!r} does not exist; create it with: gokamsg topics create") from error
+            raise
+        self._known.add(topic)
+        return len(partitions)
+
+    def put(self, topic: str, partition: int, builder: BatchBuilder) -> SentBatch:
+        """Hands a builder over, to be sent at once; it must not be used again."""
+        if topic not in self._known:
+            self.partition_count(topic)
+        tp = TopicPartition(topic, partition)
+        batch = ProducerBatch(tp, _BuiltRecords(builder, self._compression))
+        accumulator = self._producer._accumulator
+        if accumulator._closed:
+            raise GokamsgError(f"the producer is closed; nothing can be sent to topic {topic!r}")
+        accumulator._appends_in_progress.increment()
+        try:
+            with accumulator._tp_lock(tp):
+                accumulator._batches[tp].append(batch)
+                accumulator._incomplete.add(batch)
+        finally:
+            accumulator._appends_in_progress.decrement()
+        self._producer._sender.wakeup()
+        return SentBatch(topic, partition, builder.count, batch)
+
+    def connected(self) -> bool:
+        """Whether any connection to a broker stands right now."""
+        return any(conn.connected for conn in list(self._producer._sender._client._manager._conns.values()))
+
+    def shut(self, timeout_s: float) -> None:
+        """Ends the sender thread; what is not sent within the time fails."""
+        producer = self._producer
+        producer._unregister_cleanup()
+        producer._closed = True
+        sender = producer._sender
+        if timeout_s > 0:
+            sender.initiate_close()
+            sender.join(timeout_s)
+        if sender.is_alive():
+            sender.force_close()
+            sender.join(2.0)
+
+
+class _BuiltRecords:
+    """A BatchBuilder as the accumulator, the sender and the produce request see their records."""
+
+    __slots__ = ("_buffer", "_builder", "_compression", "_count", "_state")
+
+    def __init__(self, builder: BatchBuilder, compression: int) -> None:
+        self._builder = builder
+        self._compression = compression
+        self._count = builder.count
+        self._state: tuple[int, int, int, bool] = (-1, -1, -1, False)
+        self._buffer: bytearray | None = None
+
+    @property
+    def producer_id(self) -> int:
+        return self._state[0]
+
+    @property
+    def producer_epoch(self) -> int:
+        return self._state[1]
+
+    @property
+    def base_sequence(self) -> int:
+        return self._state[2]
+
+    def set_producer_state(
+        self, producer_id: int, producer_epoch: int, base_sequence: int, transactional: bool
+    ) -> None:
+        if self._buffer is not None:
+            raise kafka_errors.IllegalStateError("a batch that was sent keeps its producer id and sequence")
+        self._state = (producer_id, producer_epoch, base_sequence, transactional)
+
+    def close(self) -> None:
+        if self._buffer is None:
+            producer_id, epoch, sequence, transactional = self._state
+            self._buffer = self._builder.build(
+                producer_id=producer_id,
+                producer_epoch=epoch,
+                base_sequence=sequence,
+                transactional=transactional,
+                compression=self._compression,
+            )
+
+    def is_full(self) -> bool:
+        return True
+
+    def next_offset(self) -> int:
+        return self._count
+
+    def size_in_bytes(self) -> int:
+        return self._builder.size if self._buffer is None else len(self._buffer)
+
+    def buffer(self) -> bytearray | None:
+        return self._buffer
+
+
+class _Client(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
+    def await_ready(self, node_id: int, timeout_ms: float = 30_000) -> bool:
+        try:
+            return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
+        except kafka_errors.KafkaError:
+            time.sleep(0.02)  # refused at once: the sender would try again without a pause
+            return False
+
+
+def _never_split(_batch: Any, _error: Any) -> bool:
+    return False
