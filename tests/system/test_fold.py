@@ -1,0 +1,49 @@
+"""The independent computation itself, on cases small enough to be done by hand."""
+
+import json
+
+import pytest
+
+from tests.system import fold
+from tests.system.fold import Record
+
+
+def _message(offset: int, sender: str, recipient: str, content: str, *, key: str | None = None) -> Record:
+    value = json.dumps({"From": sender, "To": recipient, "Content": content}).encode()
+    owner = key or sender
+    return Record(fold.partition_of(owner, 8), offset, owner, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "three", "eight"),
+    [("", 0, 3), ("Alice", 2, 7), ("Bob", 0, 4), ("Hello", 2, 5), ("zü", 0, 6), ("afjtjzd", 2, 0)],
+)
+def test_partitions_are_gokas(key: str, three: int, eight: int) -> None:
+    assert (fold.partition_of(key, 3), fold.partition_of(key, 8)) == (three, eight)
+
+
+def test_the_fold_of_three_messages() -> None:
+    sent = [
+        _message(0, "Bob", "Alice", "good day"),
+        _message(1, "Bob", "Alice", "spam"),
+        _message(0, "Alice", "Bob", "go away"),
+    ]
+    assert fold.filtered(sent, blocked=["Alice"], words={"day": "night"}) == {("Bob", "Alice"): ["good night", "spam"]}
+    assert fold.counters(sent) == {"Bob": {"Sent": 2, "Received": 1}, "Alice": {"Sent": 1, "Received": 2}}
+    assert fold.misplaced([*sent, Record(0, 9, "Alice", b"{}")]) == [Record(0, 9, "Alice", b"{}")]
+
+
+def test_a_feed_keeps_the_last_five() -> None:
+    received = [_message(number, "Bob", "Alice", str(number), key="Alice") for number in range(7)]
+    assert [message["Content"] for message in fold.feeds(received)["Alice"]] == ["2", "3", "4", "5", "6"]
+
+
+def test_an_unblocked_user_keeps_a_row() -> None:
+    events = [Record(4, 0, "Bob", b'{"Unblock":false}'), Record(4, 1, "Bob", b'{"Unblock":true}')]
+    assert fold.blocked_users(events) == {"Bob": {"Blocked": False}}
+
+
+def test_differences_are_told() -> None:
+    assert fold.difference({"a": [1, 2]}, {"a": [1, 2]}) == []
+    assert fold.difference({"a": [1, 2]}, {"a": [1]}) == ["'a': expected 2 entries, found 1"]
+    assert fold.difference({"a": 1}, {}) == ["'a': expected 1, found None"]
