@@ -1,0 +1,212 @@
+"""What a person sees: lines, tables, progress, errors, logs. The only module that knows rich.
+
+1. stdout carries data; stderr carries progress, notes, logs and errors.
+2. On a terminal it may be rich; in a pipe it is plain, stable, one line for each thing. NO_COLOR is respected.
+3. Text from elsewhere (names, messages, errors) is printed with control characters made visible, so that it can
+   neither break a line nor steer the terminal.
+4. No traceback is shown without --debug.
+
+rich is imported when something rich is printed, never before: most commands end sooner than that import takes.
+Threads: one thread prints; log records may come from any.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import GokamsgError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))}
+_CONTROL.update({ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"})
+# Direction overrides and line separators can make a line read as another.
+_CONTROL.update({code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))})
+
+
+def visible(text: object) -> str:
+    """The text on one line, with control characters as escapes."""
+    return str(text).translate(_CONTROL)
+
+
+def prepare_streams() -> None:
+    """Prints what the terminal's encoding cannot show as escapes, in place of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def out(line: str) -> None:
+    """One line of data."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def data(value: Any) -> None:
+    """One JSON object on a line of its own."""
+    out(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")).replace("\u2028", "\\u2028"))
+
+
+def note(line: str) -> None:
+    """One line of progress or explanation."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def is_rich(stream: IO[str]) -> bool:
+    """Whether the stream is a terminal that redraws."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def rich_console(stream: IO[str]) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """'Error: …' on stderr; further lines of the message are remedies."""
+    lines = [visible(line) for line in message.splitlines()] or ["failed"]
+    if is_rich(sys.stderr):
+        from rich.text import Text
+
+        rich_console(sys.stderr).print(Text.assemble(("Error: ", "bold red"), lines[0]))
+    else:
+        note("Error: " + lines[0])
+    for line in lines[1:]:
+        note(line)
+
+
+def report(failure: BaseException, *, debug: bool) -> int:
+    """Prints what failed and returns the exit code. A bug is named as such; tracebacks are for --debug only."""
+    if debug:
+        note("".join(traceback.format_exception(failure)).rstrip())
+    if isinstance(failure, GokamsgError):
+        error(str(failure))
+        return failure.exit_code
+    kind, detail = type(failure).__name__, str(failure)
+    hint = "" if debug else " --debug shows where."
+    error(f"unexpected {kind}{': ' + visible(detail) if detail else ''}.{hint}")
+    return 1
+
+
+class _OneLine(logging.Formatter):
+    """A log record as one line; its traceback only with --debug."""
+
+    def __init__(self, *, debug: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        self._debug = debug
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._debug:
+            return super().format(record)
+        text = f"{self.formatTime(record, self.datefmt)} {record.levelname.lower()}: {record.getMessage()}"
+        if record.exc_info and record.exc_info[1]:
+            text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
+        return visible(text)
+
+
+def set_up_logging(*, debug: bool) -> None:
+    """Logs go to stderr: warnings of our own and errors of libraries, everything with --debug."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(debug=debug))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if debug else logging.WARNING)
+    if not debug:
+        # The client logs every reconnection as a warning or error; what matters of it comes as our own errors.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        logging.getLogger("waitress").setLevel(logging.CRITICAL)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """A table on stdout: aligned columns, no lines; a bold header on a terminal. `right`: columns of numbers."""
+    from rich.cells import cell_len, set_cell_size
+
+    shown = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(cell) for cell in column) for column in zip(columns, *shown, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        parts = []
+        for name, cell, width in zip(columns, cells, widths, strict=True):
+            parts.append(" " * (width - cell_len(cell)) + cell if name in right else set_cell_size(cell, width))
+        return "  ".join(parts).rstrip()
+
+    if is_rich(sys.stdout):
+        rich_console(sys.stdout).print(line(columns), style="bold")
+    else:
+        out(line(columns))
+    for row in shown:
+        out(line(row))
+
+
+def count_text(number: float) -> str:
+    """A number with separators: 1,204."""
+    return f"{number:,.0f}"
+
+
+def size_text(size: float) -> str:
+    """A size in bytes: 320 kB, 1.4 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as a clock shows it: 0:00:01, 2:14:03."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+@contextmanager
+def progress(label: str, *, interval_s: float = 5.0) -> Iterator[Callable[..., None]]:
+    """Long work on stderr: a bar on a terminal, a line every few seconds elsewhere.
+
+    Yields update(done, total, detail): total is None if it is not known.
+    """
+    if is_rich(sys.stderr):
+        with _bar(label) as update:
+            yield update
+        return
+    shown = time.monotonic()
+
+    def update_plain(done: float, total: float | None, detail: str) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= interval_s:
+            shown = now
+            share = f"{count_text(done)} of {count_text(total)}" if total else count_text(done)
+            note(f"{label}: {share}  {detail}")
+
+    yield update_plain
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[..., None]]:
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[share]}  {task.fields[detail]}", markup=False),
+    )
+    with Progress(*columns, console=rich_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task(label, total=None, share="", detail="")
+
+        def update(done: float, total: float | None, detail: str) -> None:
+            share = f"{count_text(done)} of {count_text(total)}" if total else count_text(done)
+            bar.update(task, completed=done, total=total, share=share, detail=detail)
+
+        yield update

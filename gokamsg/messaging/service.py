@@ -1,0 +1,269 @@
+"""The HTTP service: POST /{user}/send, GET /{user}/feed, and /-/health, /-/ready, /-/metrics.
+
+1. A message is accepted (200) only after the brokers acknowledged it. An answer of 503 says whether it was not sent or
+   whether that is unknown; the service itself never sends a message twice.
+2. Feeds are answered from the view alone, and not before it is restored.
+3. Any name works that is not empty, not longer than the limit and does not begin with a hyphen: slashes, percent signs
+   and new lines as %2F, %25 and %0A.
+4. What a page of another origin could make a browser do is refused.
+
+Threads: handlers run in many at once; emitter and view must allow that.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
+
+import msgspec
+from flask import Flask, Request, Response, g, render_template, request
+
+from gokamsg.engine import Json, RecordPosition
+from gokamsg.errors import CodecError, GokamsgError
+
+from .answers import Answer, Answers, Format, path_of, redirect, text
+from .messages import Message, objection_to_user
+from .metrics import ServiceMetrics
+
+log = logging.getLogger(__name__)
+
+BODY_BYTES = 64 * 1024
+RETRY_AFTER_S = 2
+FORMATS: dict[str, Format] = {"text/plain": "text", "application/json": "json", "text/html": "html"}
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+class MessageEmitter(Protocol):
+    """Sends a message and waits for the brokers' acknowledgement. Raises GokamsgError."""
+
+    def emit_sync(self, key: str, value: Message) -> RecordPosition: ...
+
+
+class FeedView(Protocol):
+    """The collector's table; progress() is records read and records to go."""
+
+    @property
+    def recovered(self) -> bool: ...
+    def get(self, key: str) -> list[Message] | None: ...
+    def progress(self) -> tuple[int, int]: ...
+
+
+class SendRequest(msgspec.Struct):
+    """The body of a send request; the sender is the path's user."""
+
+    to: str = ""
+    content: str = ""
+
+
+SEND_REQUEST = Json(SendRequest)
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class RawPath:
+    """Routes on the path as it was sent, so that an encoded slash is part of a name and not a border.
+
+    The application sees each segment percent-encoded in one way; an empty one as a lone percent sign.
+    """
+
+    def __init__(self, wsgi: Callable[..., Iterable[bytes]]) -> None:
+        self._wsgi = wsgi
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        raw = str(environ["REQUEST_URI"]).partition("?")[0]
+        if not raw.startswith("/"):
+            raw = "/" + raw.partition("://")[2].partition("/")[2]
+        segments = raw[1:].split("/")
+        if segments != [""]:
+            segments = [quote(unquote_to_bytes(segment.encode("latin-1")), safe="") or "%" for segment in segments]
+        environ["PATH_INFO"] = "/" + "/".join(segments)
+        return self._wsgi(environ, start_response)
+
+
+def create_app(
+    emitter: MessageEmitter,
+    view: FeedView,
+    *,
+    direct: bool = False,
+    loopback_only: bool = True,
+    clock: Callable[[], float] = time.monotonic,
+) -> Flask:
+    """The service as a WSGI application.
+
+    `direct`: the emitter's topic is keyed by recipient (message_received), not by sender (message_sent).
+    `loopback_only`: requests for another host name than this machine's are refused, since a page could have had its
+    own name resolve to us.
+    """
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
+    app.wsgi_app = RawPath(app.wsgi_app)  # type: ignore[method-assign]
+    service = Service(emitter, view, direct=direct)
+    metrics = ServiceMetrics(view)
+
+    @app.before_request
+    def begin() -> None:
+        g.started = clock()
+        if not request.path.startswith("/-/"):
+            refuse_foreign(request, loopback_only)
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Vary"] = "Accept"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "same-origin"
+        metrics.observe(request.endpoint or "none", response.status_code, clock() - g.get("started", clock()))
+        return response
+
+    def add(method: str, rule: str, handler: Callable[..., Answer]) -> None:
+        def view_function(**names: str) -> Response:
+            return respond(handler(**names))
+
+        app.add_url_rule(rule, handler.__name__, view_function, methods=[method])
+
+    add("POST", "/<user>/send", service.send)
+    add("GET", "/<user>/feed", service.feed)
+    add("GET", "/", service.home)
+    add("GET", "/-/health", service.health)
+    add("GET", "/-/ready", service.ready)
+    add("GET", "/-/metrics", metrics.answer)
+    app.register_error_handler(Exception, lambda error: respond(answer_to(error)))
+    return app
+
+
+class Service:
+    """The endpoints; each returns an answer or raises."""
+
+    def __init__(self, emitter: MessageEmitter, view: FeedView, *, direct: bool) -> None:
+        self._emitter = emitter
+        self._view = view
+        self._direct = direct
+
+    def send(self, user: str) -> Answer:
+        message, is_form = read_message(request, decoded(user))
+        position = self._emitter.emit_sync(message.recipient if self._direct else message.sender, message)
+        if is_form:
+            return redirect(f"{path_of(message.sender, 'feed')}?sent={quote(message.recipient, safe='')}")
+        return answers().sent(message, position.topic, position.partition, position.offset)
+
+    def feed(self, user: str) -> Answer:
+        name = decoded(user)
+        self._refuse_until_ready()
+        messages = self._view.get(name)
+        sent_to = request.args.get("sent")
+        if messages is None:
+            return answers().no_feed(name, sent_to)
+        return answers().feed(name, messages, sent_to)
+
+    def home(self) -> Answer:
+        user = request.args.get("user")
+        return redirect(path_of(user, "feed")) if user else answers().home()
+
+    def health(self) -> Answer:
+        return text("ok\n")
+
+    def ready(self) -> Answer:
+        self._refuse_until_ready()
+        return text("ready\n")
+
+    def _refuse_until_ready(self) -> None:
+        if not self._view.recovered:
+            records, remaining = self._view.progress()
+            raise Refusal(503, f"feeds are being restored ({records:,} records read, {remaining:,} to go); try again")
+
+
+def answers() -> Answers:
+    """The answers in the format that the request's Accept header prefers; text if it prefers none that we have."""
+    preferred = request.accept_mimetypes.best_match(FORMATS, default="text/plain")
+    return Answers(FORMATS[preferred or "text/plain"], render_template)
+
+
+def respond(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status, content_type=answer.content_type)
+    response.headers.update(answer.headers)
+    return response
+
+
+def decoded(segment: str) -> str:
+    """The name in a path segment. Raises Refusal if it cannot be one."""
+    try:
+        name = "" if segment == "%" else unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError:
+        raise Refusal(400, f"the user name {segment[:40]!r} is not valid UTF-8") from None
+    objection = objection_to_user(name)
+    if objection:
+        raise Refusal(400, objection)
+    return name
+
+
+def read_message(request: Request, sender: str) -> tuple[Message, bool]:
+    """The message in a request's body, and whether it came from a form. Raises Refusal.
+
+    The body is JSON whatever its content type says (curl calls everything a form); only a body that begins like the
+    page's own form, as JSON cannot, is read as one.
+    """
+    body = request.get_data(cache=False)
+    is_form = body.startswith(b"to=") and request.mimetype == "application/x-www-form-urlencoded"
+    if is_form:
+        fields = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
+        wanted = SendRequest(fields["to"][0], fields.get("content", [""])[0])
+    else:
+        try:
+            wanted = SEND_REQUEST.decode(body)
+        except CodecError as error:
+            example = '{"to": "Alice", "content": "Hey"}'
+            raise Refusal(400, f"the body is not a message like {example}: {error}") from error
+    objection = objection_to_user(wanted.to, "recipient's name (to)")
+    if objection:
+        raise Refusal(400, objection)
+    return Message(sender, wanted.to, wanted.content), is_form
+
+
+def refuse_foreign(request: Request, loopback_only: bool) -> None:
+    """Refuses what only a page of another origin makes a browser send. Raises Refusal."""
+    host = urlsplit(f"//{request.host}").hostname or ""
+    if loopback_only and host not in LOOPBACK_NAMES and not host.startswith("127."):
+        raise Refusal(403, f"this service answers requests to localhost, not to {host!r}; see --host")
+    if request.method != "POST":
+        return
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        raise Refusal(403, "the request comes from a page of another site (Sec-Fetch-Site); nothing was sent")
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+        raise Refusal(403, f"the request comes from a page of {origin[:100]!r} (Origin); nothing was sent")
+
+
+def answer_to(error: Any) -> Answer:
+    """One sentence for whatever went wrong, in the format asked for."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Refusal):
+        status, sentence = error.status, str(error)
+    elif isinstance(error, GokamsgError):
+        status, sentence = 503, str(error)
+    else:
+        status = getattr(error, "code", None) or 500
+        if status == 413:
+            sentence = f"the body is larger than {BODY_BYTES // 1024} KiB"
+        elif status == 405:
+            headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+            sentence = f"{request.method} is not possible here; use {headers['Allow']}"
+        elif status == 404:
+            sentence = "there is nothing here; GET /{user}/feed reads and POST /{user}/send sends"
+        elif status < 500:
+            sentence = f"the request cannot be understood: {getattr(error, 'description', error)}"
+        else:
+            reference = secrets.token_hex(4)
+            log.error("%s %s failed [%s]", request.method, request.path, reference, exc_info=error)
+            sentence = f"the service failed; its log says more under {reference}"
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    answer = answers().error(status, sentence)
+    return Answer(answer.body, status, answer.content_type, {**answer.headers, **headers})
