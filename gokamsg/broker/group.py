@@ -279,7 +279,9 @@ class Group:
         self.state = State.PREPARING
         self._unsynced.clear()
         for member in self.members.values():
-            member.answer_sync(Synced(Code.REBALANCE_IN_PROGRESS))
+            if member.sync is not None:
+                self._touch(member)  # it could send no heartbeat while it waited
+                member.answer_sync(Synced(Code.REBALANCE_IN_PROGRESS))
         delay_s = self._first_join_delay_s or (PENDING_GRACE_S if self._pending else 0.0)
         if first and delay_s:
             self._joined_meanwhile = False
