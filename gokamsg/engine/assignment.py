@@ -1,0 +1,237 @@
+"""The partitions of a worker, from assigned over restored to running.
+
+1. Every assignment runs the whole way for every partition, also for one that the worker kept: it may have been a zombie
+   in between. For a table that is up to date that costs one look at the changelog's end.
+2. Order matters: first the group's committed offsets (they wait while a transaction is pending), then the end of the
+   table's changelog, read-uncommitted. All of a decided transaction is below that end, so a restore that reaches it has
+   everything that the committed offsets stand for (KAFKA-10167).
+3. Joins and lookups are restored to their last stable offset as of the assignment.
+4. A partition runs as soon as its own tables and all lookups are restored; the others go on restoring.
+
+Owned by the worker's thread; `step()` is called between polls and never blocks for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from gokamsg.engine.clients import Admin, GroupConsumer, Membership, TableConsumer
+from gokamsg.engine.graph import GroupGraph
+from gokamsg.engine.lookup import LookupTable
+from gokamsg.engine.offsets import HandledMarks, starting_position
+from gokamsg.engine.options import Start
+from gokamsg.engine.partition_processor import PartitionProcessor
+from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.table_reader import TableReader
+from gokamsg.engine.tables import Tables
+from gokamsg.errors import BrokerUnavailableError
+
+TopicPartition = tuple[str, int]
+COMMITTED_WAIT_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The Kafka clients of one worker."""
+
+    inputs: GroupConsumer
+    tables: TableConsumer
+    admin: Admin
+
+
+class Assignment:
+    """See the module. `running` maps partition to its processor."""
+
+    def __init__(
+        self,
+        graph: GroupGraph,
+        clients: Clients,
+        tables: Tables,
+        *,
+        topic_ids: Mapping[str, str],
+        joins: Mapping[str, LookupTable],
+        lookups: Mapping[str, LookupTable],
+        marks: HandledMarks,
+        start: Start | None,
+        build: Callable[[int, PartitionTable | None], PartitionProcessor],
+    ) -> None:
+        self.running: dict[int, PartitionProcessor] = {}
+        self.positions: dict[TopicPartition, int] = {}  # committed input positions of running partitions
+        self.reader = TableReader(clients.tables)
+        self._graph = graph
+        self._clients = clients
+        self._tables = tables
+        self._topic_ids = topic_ids
+        self._joins = joins
+        self._lookups = lookups
+        self._marks = marks
+        self._start: Start | None = start
+        self._build = build
+        self._assigned: set[TopicPartition] = set()
+        self._membership: Membership | None = None
+        self._undecided = False
+        self._restoring: dict[int, dict[TopicPartition, int]] = {}
+        self._lookups_open = False
+        self._processors: dict[int, PartitionProcessor] = {}
+
+    @property
+    def membership(self) -> Membership | None:
+        """The group membership that the present assignment belongs to."""
+        return self._membership
+
+    @property
+    def settled(self) -> bool:
+        """True when every assigned partition is running."""
+        return not self._undecided and not self._restoring
+
+    def assign(self, partitions: Collection[TopicPartition], membership: Membership) -> None:
+        """These are the worker's partitions now; nothing runs until step() has brought it up again."""
+        self.suspend()
+        wanted = {partition for _, partition in partitions}
+        for partition in {partition for _, partition in self._assigned} - wanted:
+            self._close(partition)
+        self._assigned = set(partitions)
+        self._membership = membership
+        self._undecided = bool(self._assigned)
+
+    def reload(self) -> None:
+        """Bring the present partitions up again, after an outcome that was unknown."""
+        self.suspend()
+        self._undecided = bool(self._assigned)
+
+    def suspend(self) -> None:
+        """Stop handling every partition; tables stay open and joins go on following."""
+        if self._assigned:
+            self._clients.inputs.pause(self._clients.inputs.assignment() & self._assigned)
+        for partition, processor in self.running.items():
+            processor.rollback()
+            if processor.table is not None:
+                self.reader.remove(processor.table.topic, partition)
+        self.running.clear()
+        self._restoring.clear()
+        self.positions.clear()
+
+    def step(self) -> None:
+        """Do what can be done now. Raises OffsetsLostError, StateError, BrokerUnavailableError."""
+        if not self._lookups_open:
+            self._open_lookups()
+        if self._undecided:
+            self._decide()
+        if self._restoring:
+            self._resume_restored()
+
+    # --- stages -------------------------------------------------------------------------------------------------
+
+    def _open_lookups(self) -> None:
+        for edge in self._graph.lookup_tables:
+            count = self._clients.tables.partitions(edge.topic)
+            keys = [(edge.topic, partition) for partition in range(count)]
+            ends = self._clients.tables.end_offsets(keys, read_committed=True)
+            for topic, partition in keys:
+                table = self._tables.open(topic, partition, self._topic_ids[topic])
+                lookup = self._lookups[topic]
+                lookup.hold(partition, table)
+                self.reader.add(table, ends[topic, partition], follow=True, changed=lookup.changed)
+        self._lookups_open = True
+
+    def _decide(self) -> None:
+        inputs = self._clients.inputs
+        assigned = sorted(self._assigned)
+        try:
+            committed = inputs.committed(assigned, COMMITTED_WAIT_S)
+        except BrokerUnavailableError:
+            return  # mostly a transaction of a previous owner that is still pending; asked again after the next poll
+        partitions = sorted({partition for _, partition in assigned})
+        own_ends = self._own_ends(partitions)
+        positions = self._positions(assigned, committed, own_ends)
+        for partition in partitions:
+            self._open(partition, own_ends.get(partition, 0))
+        self._open_joins(partitions)
+        self._undecided = False
+        self._restoring = {
+            partition: {tp: offset for tp, offset in positions.items() if tp[1] == partition}
+            for partition in partitions
+        }
+
+    def _own_ends(self, partitions: Collection[int]) -> Mapping[int, int]:
+        persist = self._graph.group_table
+        if persist is None:
+            return {}
+        ends = self._clients.admin.high_watermarks([(persist.topic, partition) for partition in partitions])
+        return {partition: end for (_, partition), end in ends.items()}
+
+    def _positions(
+        self,
+        assigned: list[TopicPartition],
+        committed: Mapping[TopicPartition, int | None],
+        own_ends: Mapping[int, int],
+    ) -> dict[TopicPartition, int]:
+        inputs = self._clients.inputs
+        starts = inputs.beginning_offsets(assigned)
+        ends = inputs.end_offsets(assigned)
+        positions = {
+            (topic, partition): starting_position(
+                topic,
+                partition,
+                group=self._graph.group,
+                committed=committed.get((topic, partition)),
+                log_start=starts[topic, partition],
+                log_end=ends[topic, partition],
+                handled_before=own_ends.get(partition, 0) > 0
+                or self._marks.has(topic, self._topic_ids[topic], partition),
+                start=self._start,
+            )
+            for topic, partition in assigned
+        }
+        first = {tp: offset for tp, offset in positions.items() if committed.get(tp) != offset}
+        if first and self._membership is not None:
+            # From now on a missing offset means a lost one.
+            inputs.commit(first, self._membership)
+            for topic, partition in first:
+                self._marks.add(topic, self._topic_ids[topic], partition)
+        return positions
+
+    def _open(self, partition: int, end: int) -> None:
+        persist = self._graph.group_table
+        table = None
+        if persist is not None:
+            table = self._tables.open(persist.topic, partition, self._topic_ids[persist.topic])
+            self.reader.add(table, end, follow=False)
+        self._processors[partition] = self._build(partition, table)
+
+    def _open_joins(self, partitions: Collection[int]) -> None:
+        for edge in self._graph.joint_tables:
+            keys = [(edge.topic, partition) for partition in partitions]
+            ends = self._clients.tables.end_offsets(keys, read_committed=True)
+            for topic, partition in keys:
+                table = self._tables.open(topic, partition, self._topic_ids[topic])
+                join = self._joins[topic]
+                join.hold(partition, table)
+                self.reader.add(table, ends[topic, partition], follow=True, changed=join.changed)
+
+    def _resume_restored(self) -> None:
+        restored = self.reader.restored
+        lookups = [edge.topic for edge in self._graph.lookup_tables]
+        if not all(restored(topic, p) for topic in lookups for p in range(self._clients.tables.partitions(topic))):
+            return
+        own = [edge.topic for edge in (*self._graph.joint_tables, self._graph.group_table) if edge is not None]
+        for partition, positions in list(self._restoring.items()):
+            if all(restored(topic, partition) for topic in own):
+                del self._restoring[partition]
+                for (topic, _), offset in positions.items():
+                    self._clients.inputs.seek(topic, partition, offset)
+                self.positions.update(positions)
+                self.running[partition] = self._processors[partition]
+                self._clients.inputs.resume(positions)
+
+    def _close(self, partition: int) -> None:
+        self._processors.pop(partition, None)
+        persist = self._graph.group_table
+        if persist is not None:
+            self.reader.remove(persist.topic, partition)
+            self._tables.close(persist.topic, partition)
+        for edge in self._graph.joint_tables:
+            self.reader.remove(edge.topic, partition)
+            self._joins[edge.topic].release(partition)
+            self._tables.close(edge.topic, partition)

@@ -1,0 +1,189 @@
+"""How a worker's effects become durable: in one Kafka transaction, or flushed before the offsets move.
+
+Both keep the same promise to the worker: `commit()` returns only when everything of the transaction is durable,
+together with the input offsets; UncommittedError means that nothing of it will ever be visible to a read-committed
+reader; UnsettledError means that this is not known, and that `recover()` has to settle it before anything else is done.
+No call waits without a deadline.
+
+Owned by the worker's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from gokamsg.engine.clients import (
+    GroupConsumer,
+    IdempotentProducer,
+    Membership,
+    TransactionalProducer,
+)
+from gokamsg.engine.records import BatchBuilder
+from gokamsg.errors import BrokerUnavailableError, FencedError, OutcomeUnknownError, TransactionAbortedError
+
+TopicPartition = tuple[str, int]
+
+COMMIT_TIMEOUT_S = 15.0
+"""A commit that has no answer by then is settled with a new producer."""
+
+# Fenced: the brokers may have timed the transaction out, or our successor runs. Either way the outcome is not ours to
+# tell; a process that really took our identity is found out by the consumer, whose static membership it fences too.
+_UNKNOWN = (OutcomeUnknownError, FencedError, BrokerUnavailableError)
+
+
+class UncommittedError(Exception):
+    """The transaction is gone; its records have to be handled again."""
+
+
+class UnsettledError(Exception):
+    """Nobody knows yet whether the transaction was committed."""
+
+
+class Delivery(Protocol):
+    """One worker's producer, with its guarantee."""
+
+    name: str
+
+    def begin(self) -> None:
+        """Open a transaction."""
+
+    def send(self, topic: str, partition: int, batch: BatchBuilder) -> None:
+        """Send a batch within the open transaction."""
+
+    def commit(self, offsets: Mapping[TopicPartition, int], membership: Membership) -> Mapping[TopicPartition, int]:
+        """Make everything durable. Returns the offset after the last record written, per partition written to.
+        Raises UncommittedError or UnsettledError."""
+
+    def abort(self) -> None:
+        """Drop the open transaction. Raises UnsettledError."""
+
+    def recover(self) -> None:
+        """After UnsettledError: settle what was pending. Raises BrokerUnavailableError; may be tried again."""
+
+    def partition_count(self, topic: str) -> int:
+        """The number of partitions of `topic`."""
+
+    def close(self) -> None:
+        """Free the producer."""
+
+
+class ExactlyOnce:
+    """One Kafka transaction for emits, loop messages, table writes and input offsets (KIP-447)."""
+
+    name = "exactly-once"
+
+    def __init__(self, connect: Callable[[], TransactionalProducer]) -> None:
+        self._connect = connect
+        self._producer: TransactionalProducer | None = None
+
+    def begin(self) -> None:
+        """See Delivery."""
+        try:
+            self._live().begin()
+        except (TransactionAbortedError, *_UNKNOWN) as error:
+            raise UnsettledError(str(error)) from error
+
+    def send(self, topic: str, partition: int, batch: BatchBuilder) -> None:
+        """See Delivery."""
+        try:
+            self._live().send(topic, partition, batch)
+        except TransactionAbortedError as error:
+            raise UncommittedError(str(error)) from error
+        except _UNKNOWN as error:
+            raise UnsettledError(str(error)) from error
+
+    def commit(self, offsets: Mapping[TopicPartition, int], membership: Membership) -> Mapping[TopicPartition, int]:
+        """See Delivery."""
+        try:
+            return self._live().commit(offsets, membership, COMMIT_TIMEOUT_S)
+        except TransactionAbortedError as error:
+            raise UncommittedError(str(error)) from error
+        except _UNKNOWN as error:
+            raise UnsettledError(str(error)) from error
+
+    def abort(self) -> None:
+        """See Delivery."""
+        try:
+            self._live().abort(COMMIT_TIMEOUT_S)
+        except (TransactionAbortedError, *_UNKNOWN) as error:
+            raise UnsettledError(str(error)) from error
+
+    def recover(self) -> None:
+        """See Delivery: the same transactional id in a new producer fences and settles whatever the old one left."""
+        if self._producer is not None:
+            old, self._producer = self._producer, None
+            old.close(0.0)
+        self._producer = self._connect()
+
+    def partition_count(self, topic: str) -> int:
+        """See Delivery."""
+        return self._live().partition_count(topic)
+
+    def close(self) -> None:
+        """See Delivery."""
+        if self._producer is not None:
+            self._producer.close(1.0)
+            self._producer = None
+
+    def _live(self) -> TransactionalProducer:
+        if self._producer is None:
+            raise UnsettledError("the producer is not connected")
+        return self._producer
+
+
+class AtLeastOnce:
+    """Everything acknowledged first, then the offsets: after a crash in between, records are handled again."""
+
+    name = "at-least-once"
+
+    def __init__(self, connect: Callable[[], IdempotentProducer], consumer: GroupConsumer) -> None:
+        self._connect = connect
+        self._consumer = consumer
+        self._producer: IdempotentProducer | None = None
+
+    def begin(self) -> None:
+        """See Delivery: nothing to open."""
+
+    def send(self, topic: str, partition: int, batch: BatchBuilder) -> None:
+        """See Delivery."""
+        try:
+            self._live().send(topic, partition, batch)
+        except (TransactionAbortedError, *_UNKNOWN) as error:
+            raise UnsettledError(str(error)) from error
+
+    def commit(self, offsets: Mapping[TopicPartition, int], membership: Membership) -> Mapping[TopicPartition, int]:
+        """See Delivery."""
+        try:
+            ends = self._live().flush(COMMIT_TIMEOUT_S)
+            self._consumer.commit(offsets, membership)
+        except (TransactionAbortedError, *_UNKNOWN) as error:
+            # Part of it may be visible already: the tables have to be read again.
+            raise UnsettledError(str(error)) from error
+        return ends
+
+    def abort(self) -> None:
+        """See Delivery: what was sent cannot be taken back, so the tables have to be read again."""
+        raise UnsettledError("records sent at least once cannot be taken back")
+
+    def recover(self) -> None:
+        """See Delivery."""
+        if self._producer is not None:
+            old, self._producer = self._producer, None
+            old.close(0.0)
+        self._producer = self._connect()
+
+    def partition_count(self, topic: str) -> int:
+        """See Delivery."""
+        return self._live().partition_count(topic)
+
+    def close(self) -> None:
+        """See Delivery."""
+        if self._producer is not None:
+            self._producer.close(1.0)
+            self._producer = None
+
+    def _live(self) -> IdempotentProducer:
+        if self._producer is None:
+            raise UnsettledError("the producer is not connected")
+        return self._producer

@@ -1,0 +1,92 @@
+"""Who a worker is: an installation id and one locked slot of a group's state.
+
+1. A slot is locked while its worker lives; the operating system frees it when the process dies, however it dies.
+2. A worker started again on the same host takes the lowest free slot, so it gets back the ids of the one that died: it
+   fences that worker's pending transaction at once and its partitions need no rebalance.
+3. The lock is per directory. A copied directory carries the same ids; the brokers then fence one of the two workers,
+   which stops with IdentityError.
+
+Not here: what is stored in the slot (storage.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from pathlib import Path
+from typing import IO
+
+from gokamsg.errors import StateError
+
+MAX_SLOTS = 1024
+_INSTALLATION = "installation"
+
+
+class Identity:
+    """A locked slot. Owner: the worker; release() when it ends."""
+
+    def __init__(self, group: str, directory: Path, *, installation: str, slot: int, lock: IO[str]) -> None:
+        self.group = group
+        self.directory = directory
+        self.slot = slot
+        self._lock = lock
+        # Kafka allows only letters, digits, '.', '_' and '-' in a group instance id.
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in group)[:180]
+        self.instance_id = f"{name}-{installation}-{slot}"
+        self.transactional_id = f"{group}-{installation}-{slot}"
+
+    def release(self) -> None:
+        """Unlock the slot; the directory stays for the next worker. Safe to call twice."""
+        self._lock.close()
+
+
+def acquire(state_dir: Path, cluster_id: str, group: str) -> Identity:
+    """Lock the group's lowest free slot for this cluster. Raises StateError when that cannot be done."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        installation = _installation_id(state_dir)
+        base = state_dir / cluster_id / group
+        for slot in range(MAX_SLOTS):
+            directory = base / str(slot)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _try_lock(directory / "lock")
+            if lock is not None:
+                return Identity(group, directory, installation=installation, slot=slot, lock=lock)
+    except OSError as error:
+        raise StateError(
+            f"cannot use the state directory {str(state_dir)!r} ({error.strerror or error});"
+            " make it writable or name another with --state-dir"
+        ) from error
+    raise StateError(f"all {MAX_SLOTS} slots of group {group!r} under {str(state_dir)!r} are taken by running workers")
+
+
+def _installation_id(state_dir: Path) -> str:
+    path = state_dir / _INSTALLATION
+    if not path.exists():
+        # Written aside and linked: of two first workers, one id wins and both read it.
+        draft = state_dir / f"{_INSTALLATION}.{uuid.uuid4().hex}"
+        draft.write_text(uuid.uuid4().hex[:12])
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    text = path.read_text().strip()
+    if not text or not text.isalnum():
+        raise StateError(f"{str(path)!r} does not hold an installation id; delete the file to make a new one")
+    return text
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        file.close()
+        raise
+    return file

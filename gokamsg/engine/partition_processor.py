@@ -1,0 +1,192 @@
+"""One partition of one group: decodes its records, calls back, keeps what the callback did until it returned.
+
+1. Records of one partition are handled one at a time across all inputs and the loop; of one topic, in offset order.
+2. A record that cannot be decoded, or whose callback raises, leaves no trace: its emits and its write are dropped,
+   and it is handed to the one error path, `on_bad`, which raises to stop or returns to go on.
+3. Table writes go to the table's overlay, emits to the open batches; both belong to the worker's transaction.
+
+Owned by the worker's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from gokamsg.engine.codec import Codec
+from gokamsg.engine.context import Context
+from gokamsg.engine.output import Headers, Outputs, OutputTopic, decode_key
+from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.records import Records
+from gokamsg.errors import CodecError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One topic that a group reads: an input or its loop."""
+
+    topic: str
+    codec: Codec[Any]
+    callback: Callable[[Context, Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that could not be handled, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    error: Exception
+
+    def __str__(self) -> str:
+        what = "cannot be decoded" if isinstance(self.error, CodecError) else "failed in its callback"
+        key = self.key if len(self.key) <= 60 else f"{self.key[:57]}..."
+        return (
+            f"record {self.topic}/{self.partition}@{self.offset} (key {key!r}) {what}:"
+            f" {type(self.error).__name__}: {self.error}"
+        )
+
+
+class Pace:
+    """When the open transaction is to be cut between two records; set by the worker, read after each record."""
+
+    __slots__ = ("cut_at",)
+
+    def __init__(self) -> None:
+        self.cut_at = float("inf")
+
+
+class _Unusable:
+    """Stands for a value that could not be decoded (error), or is null and ignored (None)."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+_NULL = _Unusable(None)
+
+
+class PartitionProcessor:
+    """See the module. `cut(topic, partition, next_offset)` commits what is done so far."""
+
+    def __init__(
+        self,
+        context: Context,
+        outputs: Outputs,
+        *,
+        table: PartitionTable | None,
+        pace: Pace,
+        on_bad: Callable[[BadRecord], None],
+        cut: Callable[[str, int, int], None],
+    ) -> None:
+        self.partition = context.partition()
+        self.table = table
+        self._context = context
+        self._outputs = outputs
+        self._pace = pace
+        self._on_bad = on_bad
+        self._cut = cut
+        self._headers: dict[bytes, Headers] = {}  # of the writes in the overlay, where a callback gave any
+
+    def process(self, source: Source, records: Records) -> None:
+        """Handle all `records` of `source` in order."""
+        values, mixed = _decode(source.codec, records.values)
+        if self.table is not None:
+            self.table.prefetch({key or b"" for key in records.keys})
+        context, outputs, pace, callback = self._context, self._outputs, self._pace, source.callback
+        staged, offsets = context._staged, records.offsets
+        context._topic = source.topic
+        context._records = records
+        context._active = True
+        try:
+            for index, value in enumerate(values):
+                if mixed and value.__class__ is _Unusable:
+                    if value.error is not None:
+                        self._bad(source, records, index, value.error)
+                else:
+                    context._index = index
+                    try:
+                        callback(context, value)
+                    except Exception as error:
+                        staged.clear()
+                        context._wrote = False
+                        self._bad(source, records, index, error)
+                    else:
+                        if context._wrote:
+                            self._write(records.keys[index] or b"")
+                        if staged:
+                            outputs.accept(staged)
+                            staged.clear()
+                if monotonic() >= pace.cut_at:
+                    self._cut(source.topic, self.partition, offsets[index] + 1)
+        finally:
+            context._active = False
+            context._wrote = False
+            staged.clear()
+
+    def write_changelog(self, output: OutputTopic) -> int:
+        """Append the overlay to the table's changelog, the last value per key; returns how many records."""
+        if self.table is None:
+            return 0
+        overlay, headers = self.table.overlay, self._headers
+        for key, value in overlay.items():
+            output.append_to(self.partition, key, value, headers.get(key, ()) if headers else ())
+        return len(overlay)
+
+    def committed(self, position: int | None) -> None:
+        """The transaction with the overlay is committed; `position` is the changelog's next offset after its writes."""
+        self._headers.clear()
+        if self.table is not None:
+            self.table.commit(position)
+
+    def rollback(self) -> None:
+        """The transaction with the overlay is gone."""
+        self._headers.clear()
+        if self.table is not None:
+            self.table.rollback()
+
+    def _write(self, key: bytes) -> None:
+        context, table = self._context, self.table
+        context._wrote = False
+        if table is None:
+            return
+        if context._write is None:
+            table.delete(key)
+        else:
+            table.put(key, context._write)
+        if context._write_headers or self._headers:
+            self._headers[key] = context._write_headers
+
+    def _bad(self, source: Source, records: Records, index: int, error: Exception) -> None:
+        key = decode_key(records.keys[index])
+        self._on_bad(BadRecord(source.topic, self.partition, records.offsets[index], key, error))
+
+
+def _decode(codec: Codec[Any], raw: Sequence[bytes | None]) -> tuple[list[Any], bool]:
+    """The decoded values, in one call where the codec can; True with them when some are _Unusable."""
+    decode_many = getattr(codec, "decode_many", None)
+    if decode_many is not None and None not in raw:
+        try:
+            return decode_many(raw), False
+        except CodecError:
+            pass  # one of them is bad: find out which, below
+    values: list[Any] = []
+    mixed = False
+    decode = codec.decode
+    for data in raw:
+        if data is None:
+            values.append(_NULL)
+            mixed = True
+            continue
+        try:
+            values.append(decode(data))
+        except Exception as error:
+            values.append(_Unusable(error))
+            mixed = True
+    return values, mixed

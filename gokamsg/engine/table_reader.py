@@ -1,0 +1,180 @@
+"""Reads changelogs into partition tables: restores them, then keeps following those that others write.
+
+1. A table is restored once the reader's position has passed the end that it was added with. Positions are compared,
+   never record counts: transaction markers take offsets, and compacted logs have holes.
+2. Restoring and following are the same code: read a batch, apply the last value per key, remember the position.
+3. A position that the changelog no longer has, or does not have yet, empties the table and starts from the log's start.
+
+Owned by the worker's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from time import monotonic
+
+from gokamsg.engine.clients import TableConsumer
+from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.records import RecordBatch
+from gokamsg.errors import PositionLostError
+
+log = logging.getLogger(__name__)
+
+TopicPartition = tuple[str, int]
+Changed = Callable[[int, Collection[bytes]], None]
+
+FLUSH_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreProgress:
+    """How far a restore is. Rows are counted in changelog offsets, holes included."""
+
+    partitions_done: int
+    partitions: int
+    rows_done: int
+    rows: int
+    rows_per_s: float
+    remaining_s: float | None
+
+
+@dataclass(slots=True)
+class _Reading:
+    table: PartitionTable
+    start: int
+    end: int
+    follow: bool
+    changed: Changed | None
+    restored: bool = False
+
+
+class TableReader:
+    """See the module."""
+
+    def __init__(self, consumer: TableConsumer) -> None:
+        self._consumer = consumer
+        self._readings: dict[TopicPartition, _Reading] = {}
+        self._stage_began = monotonic()
+        self._stage: list[_Reading] = []
+
+    def add(self, table: PartitionTable, end: int, *, follow: bool, changed: Changed | None = None) -> None:
+        """Restore `table` up to `end` (a changelog position); `follow` it afterwards. `changed(partition, keys)` is
+        called for every change applied, with no keys when all may have changed."""
+        key = (table.topic, table.partition)
+        if all(reading.restored for reading in self._stage):
+            self._stage = []
+            self._stage_began = monotonic()
+        if table.position > end:
+            table.discard()  # ahead of the log: the topic was truncated or made anew
+        reading = _Reading(table, table.position, end, follow, changed)
+        self._stage.append(reading)
+        reading.restored = table.position >= end
+        if reading.restored and not follow:
+            self._readings.pop(key, None)
+        else:
+            self._readings[key] = reading
+        self._assign()
+
+    def remove(self, topic: str, partition: int) -> None:
+        """Stop reading this table partition."""
+        reading = self._readings.pop((topic, partition), None)
+        if reading is not None:
+            self._stage = [r for r in self._stage if r is not reading]
+            self._assign()
+
+    def restored(self, topic: str, partition: int) -> bool:
+        """True once the partition has everything below the end that it was added with."""
+        reading = self._readings.get((topic, partition))
+        return reading is None or reading.restored
+
+    @property
+    def restoring(self) -> bool:
+        """True while a table is not restored yet."""
+        return any(not reading.restored for reading in self._readings.values())
+
+    @property
+    def idle(self) -> bool:
+        """True when there is nothing to read."""
+        return not self._readings
+
+    def poll(self, timeout_s: float) -> int:
+        """Apply what has arrived; waits up to `timeout_s` if nothing has. Returns the number of records applied."""
+        if not self._readings:
+            return 0
+        applied = 0
+        try:
+            polled = self._consumer.poll(timeout_s)
+        except PositionLostError as error:
+            self._start_over(error.positions)
+            return 0
+        for key, batches in polled.items():
+            reading = self._readings.get(key)
+            if reading is not None:
+                applied += self._apply(reading, batches)
+        finished = False
+        for key, reading in list(self._readings.items()):
+            applied += self._advance(key, reading)
+            if reading.restored and not reading.follow:
+                del self._readings[key]
+                finished = True
+        if finished:
+            self._assign()
+        return applied
+
+    def progress(self) -> RestoreProgress:
+        """How far the present (or last) restore is."""
+        stage = self._stage
+        done = sum(min(r.table.position, r.end) - r.start for r in stage)
+        total = sum(max(r.end - r.start, 0) for r in stage)
+        elapsed = max(monotonic() - self._stage_began, 1e-3)
+        rate = done / elapsed
+        return RestoreProgress(
+            partitions_done=sum(r.restored for r in stage),
+            partitions=len(stage),
+            rows_done=done,
+            rows=total,
+            rows_per_s=rate,
+            remaining_s=(total - done) / rate if rate > 0 else None,
+        )
+
+    def _apply(self, reading: _Reading, batches: list[RecordBatch]) -> int:
+        table, applied = reading.table, 0
+        for batch in batches:
+            records = batch.split()
+            changes = {key or b"": value for key, value in zip(records.keys, records.values, strict=True)}
+            table.apply(changes, batch.next_offset)
+            if reading.changed is not None:
+                reading.changed(table.partition, changes)
+            applied += len(records.offsets)
+            if table.dirty_rows >= FLUSH_ROWS:
+                table.flush()
+        return applied
+
+    def _advance(self, key: TopicPartition, reading: _Reading) -> int:
+        """Pass over markers and holes: what the consumer has passed, the table has."""
+        position = self._consumer.position(*key)
+        if position is not None and position > reading.table.position:
+            reading.table.apply({}, position)
+        if not reading.restored and reading.table.position >= reading.end:
+            reading.restored = True
+            reading.table.flush()
+            return 1
+        return 0
+
+    def _start_over(self, lost: Iterable[TopicPartition]) -> None:
+        for key in lost:
+            reading = self._readings.get(key)
+            if reading is not None:
+                log.warning("table %s/%d is rebuilt: its position is not in the changelog any more", *key)
+                reading.table.discard()
+                reading.start = self._consumer.log_start(*key)
+                reading.end = min(reading.end, self._consumer.end_offsets([key], read_committed=True)[key])
+                reading.table.apply({}, reading.start)
+                if reading.changed is not None:
+                    reading.changed(reading.table.partition, ())
+                self._consumer.seek(*key, reading.start)
+
+    def _assign(self) -> None:
+        self._consumer.set_partitions({key: r.table.position for key, r in self._readings.items()})

@@ -1,0 +1,79 @@
+"""The table partitions that a worker has on disk: where they lie, and which are open.
+
+One file per table partition in the worker's slot. A partition that leaves the worker keeps its file: should it come
+back, only what changed in between is read again. Owned by the worker's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
+
+StorageBuilder = Callable[[str, int, str], Storage]
+"""(topic, partition, topic id) -> the storage of that table partition."""
+
+
+def sqlite_builder(directory: Path, boot_id: str | None) -> StorageBuilder:
+    """Files in `directory`, as `<topic>.<partition>`."""
+
+    def build(topic: str, partition: int, topic_id: str) -> Storage:
+        return SQLiteStorage(directory / f"{topic}.{partition}", topic_id=topic_id, boot_id=boot_id)
+
+    return build
+
+
+def memory_builder(topic: str, partition: int, topic_id: str) -> Storage:
+    """Nothing on disk: restored from the changelog at each start."""
+    return MemoryStorage()
+
+
+def boot_id() -> str | None:
+    """This boot of this machine, None where that cannot be told (then no unclean file is trusted)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or None
+    except OSError:
+        return None
+
+
+class Tables:
+    """See the module."""
+
+    def __init__(self, build: StorageBuilder, *, cache_bytes: int) -> None:
+        self._build = build
+        self._cache_bytes = cache_bytes
+        self._open: dict[tuple[str, int], PartitionTable] = {}
+
+    def open(self, topic: str, partition: int, topic_id: str) -> PartitionTable:
+        """The table partition; the same object while it is open. Raises StateError when its file cannot be used."""
+        key = (topic, partition)
+        table = self._open.get(key)
+        if table is None:
+            storage = self._build(topic, partition, topic_id)
+            table = self._open[key] = PartitionTable(
+                storage, topic=topic, partition=partition, cache_bytes=self._cache_bytes
+            )
+        return table
+
+    def close(self, topic: str, partition: int) -> None:
+        """Write what is committed and close the file."""
+        table = self._open.pop((topic, partition), None)
+        if table is not None:
+            table.close()
+
+    def close_all(self) -> None:
+        """Write what is committed and close every file; the first error is raised after all were tried."""
+        errors: list[Exception] = []
+        while self._open:
+            _, table = self._open.popitem()
+            try:
+                table.close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def __iter__(self) -> Iterator[PartitionTable]:
+        return iter(list(self._open.values()))
