@@ -23,7 +23,7 @@ from kafka.structs import MemberState
 from gokamsg.engine.clients.assignor import CopartitionAssignor
 from gokamsg.engine.clients.config import ClientConfig, connecting
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
-from gokamsg.errors import BrokerUnavailableError, IdentityError, TransactionAbortedError
+from gokamsg.errors import BrokerUnavailableError, GokamsgError, IdentityError, TransactionAbortedError
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,12 @@ class GroupConsumer(BatchReader):
         self._coordinator = self._consumer._coordinator
         self._watch_heartbeats()
         self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
+        try:
+            for topic in topics:  # joining before the partitions are known would rebalance twice
+                self.partitions(topic)
+        except GokamsgError:
+            self.close()
+            raise
 
     def poll(self, timeout_s: float) -> Batches:
         """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError when we are fenced."""

@@ -12,8 +12,9 @@ TransactionalProducer, one owner thread:
 IdempotentProducer: any thread may send; flush() tells what was not written.
 """
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,10 +73,18 @@ class TransactionalProducer:
 
     def send(self, topic: str, partition: int, builder: BatchBuilder) -> SentBatch:
         """Sends the builder's records as one batch of the open transaction, at once."""
+        return self.send_many([(topic, partition, builder)])[0]
+
+    def send_many(self, batches: Sequence[tuple[str, int, BatchBuilder]]) -> list[SentBatch]:
+        """As send, for several: their partitions join the transaction in one request instead of one after another."""
+        sent = []
         with self._explained("send", TransactionAbortedError):
-            self._manager.maybe_add_partition_to_transaction(TopicPartition(topic, partition))
-            sent = self._sender.put(topic, partition, builder)
-        self._sent.append(sent)
+            with self._manager._lock:
+                for topic, partition, _ in batches:
+                    self._manager.maybe_add_partition_to_transaction(TopicPartition(topic, partition))
+            for topic, partition, builder in batches:
+                sent.append(self._sender.put(topic, partition, builder))
+                self._sent.append(sent[-1])
         return sent
 
     def commit(
@@ -88,11 +97,11 @@ class TransactionalProducer:
         """
         deadline = time.monotonic() + timeout_s
         with self._explained("commit", TransactionAbortedError):
-            offsets_result = self._send_offsets(offsets, membership)
+            accepted = self._send_offsets(offsets, membership)
             written = self._acknowledged(deadline)
-            if offsets_result is not None and not offsets_result.wait(_left_ms(deadline)):
+            if accepted is not None and not accepted.wait(deadline, self._manager):
                 raise TransactionAbortedError(f"{self._name}: the offsets were not accepted within {timeout_s:g} s")
-            self._check_unbroken(bool(self._sent) or offsets_result is not None)
+            self._check_unbroken(bool(self._sent) or accepted is not None)
             result = self._manager.begin_commit()
         with self._explained("commit", OutcomeUnknownError):
             self._wake()
@@ -139,7 +148,7 @@ class TransactionalProducer:
     def _wake(self) -> None:
         self._sender._producer._sender.wakeup()
 
-    def _send_offsets(self, offsets: Mapping[TopicPart, int], membership: Membership | None) -> Any:
+    def _send_offsets(self, offsets: Mapping[TopicPart, int], membership: Membership | None) -> "_Offsets | None":
         if not offsets or membership is None:
             return None
         group = ConsumerGroupMetadata(
@@ -149,9 +158,9 @@ class TransactionalProducer:
             group_instance_id=membership.instance_id,
         )
         wanted = {TopicPartition(*part): OffsetAndMetadata(offset, "", -1) for part, offset in offsets.items()}
-        result = self._manager.send_offsets_to_transaction(wanted, group)
-        self._wake()
-        return result
+        accepted = _Offsets(lambda: self._manager.send_offsets_to_transaction(wanted, group))
+        self._sender.after_sending(accepted.send)
+        return accepted
 
     def _acknowledged(self, deadline: float) -> dict[TopicPart, int]:
         written: dict[TopicPart, int] = {}
@@ -231,6 +240,31 @@ class IdempotentProducer:
 
     def close(self, timeout_s: float = 2.0) -> None:
         self._sender.shut(timeout_s)
+
+
+class _Offsets:
+    """Offsets on their way into the transaction: enqueued by the sender's thread, awaited by the owner."""
+
+    def __init__(self, enqueue: Callable[[], Any]) -> None:
+        self._enqueue = enqueue
+        self._enqueued = threading.Event()
+        self._result: Any = None
+        self._error: Exception | None = None
+
+    def send(self) -> None:
+        try:
+            self._result = self._enqueue()
+        except Exception as error:  # raised again where it is waited for
+            self._error = error
+        self._enqueued.set()
+
+    def wait(self, deadline: float, manager: Any) -> bool:
+        while not self._enqueued.wait(0.05):
+            if time.monotonic() > deadline or manager.has_fatal_error():
+                return False
+        if self._error is not None:
+            raise self._error
+        return bool(self._result.wait(_left_ms(deadline)))
 
 
 def _left_ms(deadline: float) -> float:

@@ -10,6 +10,8 @@ the sender, the transaction manager. Mended here:
 """
 
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from kafka import KafkaProducer, TopicPartition
@@ -87,6 +89,23 @@ class BatchSender:
         if not all(hasattr(self._producer, name) for name in _SEAMS):
             raise RuntimeError("this version of kafka-python is not supported: its producer has changed; install 3.0.x")
         self._producer._sender._can_split = _never_split
+        self._after_sending: deque[Callable[[], None]] = deque()
+        self._send_data = self._producer._sender._send_producer_data
+        self._producer._sender._send_producer_data = self._send_then_run
+
+    def after_sending(self, action: Callable[[], None]) -> None:
+        """Runs the action on the sender's thread once it has sent what it can; so that a request to a coordinator
+        overtakes nothing, and travels while the brokers still write."""
+        self._after_sending.append(action)
+        self._producer._sender.wakeup()
+
+    def _send_then_run(self, now: float | None = None) -> float:
+        timeout_ms = float(self._send_data(now))
+        if not self._after_sending:
+            return timeout_ms
+        while self._after_sending:
+            self._after_sending.popleft()()
+        return 0.0
 
     def partition_count(self, topic: str) -> int:
         """How many partitions the topic has; TopicError when it does not exist."""
