@@ -1,0 +1,208 @@
+"""Throughput of the filter, exactly-once, one process: gokamsg beside a naive kafka-python loop, in the same run.
+
+    python -m benchmarks.throughput [--quick]
+
+Work: 300,000 seeded messages of 1,005 users lie in message_sent, blocker-table and translator-table are filled, some
+users are blocked. Each round starts one process with a new group and an empty message_received, gokamsg and the loop
+taking turns on one Apache Kafka. Rates are taken between 10 and 90 % of the output. What was written is compared, in
+every round, with an independent computation. Needs Java and Maven (or GOKAMSG_KAFKA_LIBS), and Linux.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
+
+from benchmarks.measure import Progress, print_table, rss_mb, spread, tree
+from tests.helpers import eventually, gokamsg_argv, gokamsg_env
+from tests.kafka_server import KafkaServer, kafka_libs
+from tests.system import fold
+
+USERS = ["Alice", "Bob", "Charlie", "Dave", "Eve", *(f"user-{number:04}" for number in range(1000))]
+WORDS = [
+    a + b
+    for a in ("lun", "din", "wal", "pap", "tog", "gar", "riv", "sun")
+    for b in ("ch", "ner", "king", "er", "ether", "den")
+]
+PARTITIONS = 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """What lies in Kafka before the rounds, and what must come out of each."""
+
+    messages: int
+    expected: dict[fold.Conversation, list[str]]
+
+
+@dataclass(frozen=True)
+class Round:
+    rate: float
+    client_us: float
+    broker_us: float
+    rss_mb: float
+
+
+def fill(address: str, messages: int, seed: int) -> Work:
+    """Writes tables and messages; the same seed writes the same."""
+    rng = random.Random(seed)
+    words = {word: word[::-1] for word in rng.sample(WORDS, 12)}
+    silent = set(rng.sample(USERS, 16))
+    producer = KafkaProducer(bootstrap_servers=address, linger_ms=20, batch_size=262_144, acks="all")
+    expected: dict[fold.Conversation, list[str]] = {}
+
+    def send(topic: str, key: str, value: str) -> None:
+        producer.send(topic, value.encode(), key.encode(), partition=partitions[key])
+
+    partitions = {key: fold.partition_of(key, PARTITIONS) for key in (*USERS, *WORDS)}
+    for word, translation in words.items():
+        send("translator-table", word, translation)
+    for user in silent:
+        send("blocker-table", user, '{"Blocked":true}')
+    for _ in range(messages):
+        sender, recipient = rng.sample(USERS, 2)
+        content = " ".join(rng.choices(WORDS, k=5))
+        send("message_sent", sender, f'{{"From":"{sender}","To":"{recipient}","Content":"{content}"}}')
+        if sender not in silent:
+            expected.setdefault((sender, recipient), []).append(fold.translate(content, words))
+    producer.flush()
+    producer.close()
+    return Work(messages, expected)
+
+
+STREAM = {"cleanup.policy": "delete", "retention.ms": str(7 * 86_400_000), "segment.ms": str(86_400_000)}
+TOPICS = {
+    "message_sent": STREAM,
+    "message_received": STREAM,
+    "blocker-table": {"cleanup.policy": "compact"},
+    "translator-table": {"cleanup.policy": "compact"},
+}
+
+
+def create(kafka: KafkaServer, *topics: str) -> None:
+    kafka.create_topics({name: {"num_partitions": PARTITIONS, "configs": TOPICS[name]} for name in topics})
+
+
+def empty_output(kafka: KafkaServer) -> None:
+    with kafka.admin() as admin:
+        admin.delete_topics(["message_received"])
+        eventually("message_received is gone", lambda: "message_received" not in admin.list_topics())
+    create(kafka, "message_received")
+
+
+def committed(admin: KafkaAdminClient, group: str) -> int:
+    offsets = admin.list_group_offsets({group: None})[group]
+    return sum(max(0, at.offset) for partition, at in offsets.items() if partition.topic == "message_sent")
+
+
+def run_round(kafka: KafkaServer, work: Work, argv: list[str], group: str, log: Path) -> Round:
+    """One process from an empty group to the end of message_sent; its output is compared."""
+    empty_output(kafka)
+    with log.open("wb") as output, kafka.admin() as admin:
+        client = subprocess.Popen(argv, stdout=output, stderr=output, env=gokamsg_env(), start_new_session=True)
+        progress = Progress(kafka.address, "message_received", client=client.pid, broker=kafka.pid)
+        try:
+            progress.watch(lambda: committed(admin, group) == work.messages, timeout_s=300)
+            memory = sum(rss_mb(tree(client.pid)))
+        except SystemExit:
+            print(log.read_text(errors="replace")[-2000:])
+            raise
+        finally:
+            progress.close()
+            client.send_signal(signal.SIGTERM)
+            client.wait(timeout=60)
+    seconds, client_s, broker_s = progress.between()
+    verify(kafka.address, work)
+    counted = 0.8 * work.messages
+    return Round(counted / seconds, client_s / counted * 1e6, broker_s / counted * 1e6, memory)
+
+
+def verify(address: str, work: Work) -> None:
+    """Every message once, in its sender's order, translated, in its recipient's partition; nothing of the blocked."""
+    received = fold.read(address, "message_received")
+    if wrong := fold.misplaced(received, PARTITIONS):
+        raise SystemExit(f"in the wrong partition: {wrong[:3]}")
+    if wrong_messages := fold.difference(work.expected, fold.conversations(received)):
+        raise SystemExit("the output is wrong:\n" + "\n".join(wrong_messages))
+
+
+def gokamsg_round(kafka: KafkaServer, work: Work, scratch: Path, number: int) -> Round:
+    with kafka.admin() as admin:
+        if any(group["group_id"] == "message_filter" for group in admin.list_groups()):
+            admin.delete_groups(["message_filter"])
+    arguments = [
+        "process",
+        "--role",
+        "filter",
+        "--brokers",
+        kafka.address,
+        "--state-dir",
+        str(scratch / f"state-{number}"),
+    ]
+    return run_round(kafka, work, gokamsg_argv(*arguments), "message_filter", scratch / f"gokamsg-{number}.log")
+
+
+def naive_round(kafka: KafkaServer, work: Work, scratch: Path, number: int) -> Round:
+    group = f"naive-{number}"
+    argv = [sys.executable, "-m", "benchmarks.naive_filter", "--brokers", kafka.address, "--group", group]
+    return run_round(kafka, work, argv, group, scratch / f"naive-{number}.log")
+
+
+CONTENDERS = {"gokamsg": gokamsg_round, "kafka-python loop, naive": naive_round}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--messages", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="60,000 messages, one round: a check, not a measurement")
+    parser.add_argument("--only", choices=list(CONTENDERS), help="one contender alone")
+    options = parser.parse_args()
+    messages, rounds = (60_000, 1) if options.quick else (options.messages, options.rounds)
+    results: dict[str, list[Round]] = {name: [] for name in CONTENDERS if options.only in (None, name)}
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        kafka = KafkaServer(scratch / "kafka", kafka_libs(), jvm=["-Xmx512m"])
+        kafka.start()
+        try:
+            create(kafka, *TOPICS)
+            work = fill(kafka.address, messages, options.seed)
+            for number in range(rounds):
+                for name, rows in results.items():
+                    rows.append(CONTENDERS[name](kafka, work, scratch, number))
+                    print(f"round {number + 1}: {name}: {rows[-1].rate:,.0f} messages/s, output verified", flush=True)
+        finally:
+            kafka.close()
+    emitted = sum(map(len, work.expected.values()))
+    print(f"\nfilter, exactly-once, one process, {rounds} rounds, seed {options.seed}")
+    print(f"{messages:,} messages in, {emitted:,} out; rates between 10 and 90 % of the output")
+    print("median (lowest-highest); CPU in microseconds for each message\n")
+    print_table(
+        ("", "messages/s", "CPU client", "CPU broker", "RSS MB"),
+        [
+            (
+                name,
+                spread([row.rate for row in rows]),
+                spread([row.client_us for row in rows], ".1f"),
+                spread([row.broker_us for row in rows], ".1f"),
+                spread([row.rss_mb for row in rows]),
+            )
+            for name, rows in results.items()
+        ],
+    )
+    if len(results) == 2:
+        ours, naive = ([row.rate for row in rows] for rows in results.values())
+        ratios = [a / b for a, b in zip(ours, naive, strict=True)]
+        print(f"\ngokamsg is {spread(ratios, '.2f')} times as fast, round by round")
+
+
+if __name__ == "__main__":
+    main()
