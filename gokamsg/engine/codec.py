@@ -130,7 +130,8 @@ class Json(Generic[T]):
             data = self._encoder.encode(value)
         except (UnicodeEncodeError, msgspec.MsgspecError, TypeError, OverflowError):
             data = self._encode_repaired(value)
-        if b"<" in data or b">" in data or b"&" in data or b"\xe2\x80" in data:
+        # One pass that finds any of the four bytes is faster than four searches.
+        if len(data.translate(None, b"<>&\xe2")) != len(data):
             data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
             data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
         return data

@@ -238,7 +238,8 @@ def _broken_edge_rules(edge: Edge) -> Iterator[str]:
         yield f"{edge.kind} has an empty topic name; give it the topic's name"
     elif not is_legal(edge.topic):
         yield f"{edge.kind} topic {edge.topic!r} is no legal topic name; use 1-249 of the characters a-z A-Z 0-9 . _ -"
-    if isinstance(edge.codec, type) or not all(hasattr(edge.codec, name) for name in ("name", "encode", "decode")):
+    codec: object = edge.codec
+    if isinstance(codec, type) or not all(hasattr(codec, name) for name in ("name", "encode", "decode")):
         yield f"{edge.kind} {edge.topic!r} has {edge.codec!r} for a codec; use an object like String() or Json(Message)"
     if isinstance(edge, (Input, Loop)) and not callable(edge.callback):
         yield f"{edge.kind} {edge.topic!r} has {edge.callback!r} for a callback; use a function of (context, value)"
