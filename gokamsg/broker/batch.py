@@ -74,6 +74,10 @@ class BatchHeader(NamedTuple):
         return bool(self.attributes & TRANSACTIONAL)
 
     @property
+    def append_time(self) -> bool:
+        return bool(self.attributes & LOG_APPEND_TIME)
+
+    @property
     def control(self) -> bool:
         return bool(self.attributes & CONTROL)
 
@@ -124,9 +128,7 @@ def _validate_fields(header: BatchHeader) -> None:
 
 def place(records: bytes | memoryview, header: BatchHeader, base_offset: int) -> bytes:
     """The batch at its offset, leader epoch 0; the checksum stays true."""
-    placed = bytearray(records)
-    _PLACE.pack_into(placed, 0, base_offset, header.length, 0, 2)
-    return bytes(placed)
+    return b"".join((_PLACE.pack(base_offset, header.length, 0, 2), memoryview(records)[_PLACE.size :]))
 
 
 def place_at_append_time(

@@ -4,17 +4,18 @@
 2. Whatever lists APIs (ApiVersions, dispatch, the README) is rendered from this table, so it cannot disagree with it.
 
 A handler is called on the broker's loop with (broker, decoded request, context). It returns a response built with
-version=context.api_version, or the encoded body as bytes, or NO_RESPONSE; or an awaitable of one of these.
+version=context.api_version, or the encoded body as bytes; or a Deferred, or an awaitable of a response or a body.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import pkgutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gokamsg.broker.state import Broker
 
@@ -29,11 +30,12 @@ class RequestContext:
     connection_id: int
 
 
-class NoResponse:
-    """The type of NO_RESPONSE."""
+class Deferred(NamedTuple):
+    """An encoded body that is sent once a future has resolved; None sends nothing (Produce with acks=0)."""
 
+    future: asyncio.Future[None]
+    body: bytes | None
 
-NO_RESPONSE = NoResponse()  # what a handler returns when the client expects nothing (Produce with acks=0)
 
 Handler = Callable[[Broker, Any, RequestContext], Any | Awaitable[Any]]
 
@@ -75,3 +77,8 @@ def load() -> Mapping[int, Api]:
     for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
         importlib.import_module(f"{package.__name__}.{module}")
     return MappingProxyType(dict(sorted(_table.items())))
+
+
+def registered() -> Iterable[Api]:
+    """The rows that load() has brought in, in the order of keys."""
+    return [row for _, row in sorted(_table.items())]

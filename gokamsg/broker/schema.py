@@ -17,7 +17,8 @@ VERSION = 1
 _TABLES = (
     "CREATE TABLE batches (id INTEGER PRIMARY KEY, last_offset INTEGER NOT NULL, max_timestamp INTEGER NOT NULL,"
     " attributes INTEGER NOT NULL, producer_id INTEGER NOT NULL,"
-    " producer_epoch INTEGER NOT NULL, base_sequence INTEGER NOT NULL, cleaned_ms INTEGER NOT NULL, data BLOB NOT NULL)",
+    " producer_epoch INTEGER NOT NULL, base_sequence INTEGER NOT NULL, cleaned_ms INTEGER NOT NULL,"
+    " data BLOB NOT NULL)",
     "CREATE TABLE records (space TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (space, key))"
     " WITHOUT ROWID",
 )

@@ -47,6 +47,7 @@ class BrokerSettings:
     max_request_bytes: int = 100 * MIB
     max_in_flight_requests: int = 32  # per connection: pipelined Produce requests that wait for the disk
     max_queued_bytes: int = 128 * MIB  # requests received and not yet answered, over all connections
+    max_unsent_bytes: int = 256 * MIB  # answers that clients have not read yet, over all connections
     fetch_max_bytes: int = 55 * MIB
     idle_connection_s: float = 600.0
     cache_bytes: int = 32 * MIB  # newest batches kept in memory for readers at the end of a log

@@ -7,6 +7,7 @@ whose interceptions may be set from any thread.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gokamsg.broker.cache import CacheBudget
@@ -42,6 +43,7 @@ class Broker:
     cluster_id: str
     host: str  # where clients are told to connect
     port: int
+    answer_room: Callable[[], int]  # bytes of answers that may be made before clients read what they have
     node_id: int = NODE_ID
 
     def log(self, topic: str, partition: int) -> PartitionLog | None:

@@ -137,7 +137,7 @@ class Topics:
         if used + more > self._settings.max_partitions:
             raise TopicError(
                 Code.POLICY_VIOLATION,
-                f"topic {name!r} cannot have {more} more partitions: {used} of {self._settings.max_partitions} are used",
+                f"no {more} more partitions for topic {name!r}: {used} of {self._settings.max_partitions} are used",
             )
 
     async def create(self, name: str, partitions: int, configs: Mapping[str, str]) -> Topic:
