@@ -54,7 +54,7 @@ class ClientConfig:
     request_timeout_ms: int = 10_000
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 1_000
-    fetch_max_wait_ms: int = 500
+    fetch_max_wait_ms: int = 5_000
     security: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ Owned by one thread. Every call that asks a broker has a deadline and ends in Br
 """
 
 import copy
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ Batches = dict[TopicPart, list[RecordBatch]]
 
 FETCH_BYTES = 8 << 20  # of one broker's answer, so of one poll
 PARTITION_FETCH_BYTES = 1 << 20
+_PATIENCE_MS = 20  # a fetch that has data comes back sooner
 
 
 class BatchReader:
@@ -53,8 +55,16 @@ class BatchReader:
         PositionLostError names partitions whose position is not in the log (the start moved, or the log was cut): they
         stand still, and the error comes again at every poll, until the caller seeks.
         """
+        deadline = time.monotonic() + timeout_s
         try:
-            polled = self._consumer.poll(timeout_ms=max(0, int(timeout_s * 1000)), max_records=MAX_BATCHES)
+            polled = {}
+            if timeout_s > 0 and self._misdirected():
+                polled = self._consumer.poll(timeout_ms=_PATIENCE_MS, max_records=MAX_BATCHES)
+                if not polled:
+                    self._redirect()
+            if not polled:
+                left_ms = max(0, int((deadline - time.monotonic()) * 1000))
+                polled = self._consumer.poll(timeout_ms=left_ms, max_records=MAX_BATCHES)
         except kafka_errors.OffsetOutOfRangeError as error:
             positions = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
             raise self._lost(positions) from error
@@ -126,6 +136,26 @@ class BatchReader:
     def close(self) -> None:
         """Ends the threads and connections; a static member stays in its group."""
         self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def _misdirected(self) -> set[int]:
+        """Brokers whose parked fetch leaves out a partition that wants data, or asks for it at another position."""
+        fetcher, nodes = self._fetcher, set()
+        waiting = set(fetcher._nodes_with_pending_fetch_requests)
+        for tp in fetcher._fetchable_partitions() if waiting else ():
+            node = self._consumer._cluster.leader_for_partition(tp)
+            session, state = fetcher._session_handlers.get(node), self._subscription.assignment.get(tp)
+            if node not in waiting or session is None or state is None or state.position is None:
+                continue
+            asked = session.session_partitions.get(tp)
+            if asked is None or asked.fetch_offset != state.position.offset:
+                nodes.add(node)
+        return nodes
+
+    def _redirect(self) -> None:
+        # kafka-python has one fetch at a broker at a time. One that is parked there for fetch_max_wait_ms would hold up
+        # partitions that were resumed, added or sought meanwhile; closing its connection ends it.
+        for node in self._misdirected():
+            self._run(self._consumer._manager.close, node)
 
     def _run(self, coroutine: Any, *args: Any) -> Any:
         return self._consumer._net.run(coroutine, *args)
