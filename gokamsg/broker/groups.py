@@ -20,7 +20,7 @@ from gokamsg.broker.clock import Clock, Timer
 from gokamsg.broker.codes import Code
 from gokamsg.broker.group import Group, State
 from gokamsg.broker.member import Joined, Joining, Synced
-from gokamsg.broker.offsets import Effect, OffsetStore
+from gokamsg.broker.offsets import Effect, OffsetStore, commit_unheard
 from gokamsg.broker.settings import BrokerSettings
 from gokamsg.broker.store import Store
 
@@ -167,7 +167,7 @@ class GroupCoordinator:
         unit = self._store.unit()
         unit.put(group_record.SPACE, group.name, group_record.encode(group))
         unit.then(Effect(then))
-        self._store.commit(unit)  # a failure stops the broker, so nobody waits for an answer
+        commit_unheard(self._store, unit)
 
     def _new_member_id(self, prefix: str) -> str:
         return f"{prefix}-{UUID(int=self._random.getrandbits(128), version=4)}"
@@ -186,7 +186,7 @@ class GroupCoordinator:
             elif group.idle and group.empty_since_ms <= limit_ms:
                 self._forget(group)
                 unit.delete(group_record.SPACE, group.name)
-        self._store.commit(unit)
+        commit_unheard(self._store, unit)
 
 
 def _resolved(value: T) -> asyncio.Future[T]:

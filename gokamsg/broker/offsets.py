@@ -46,6 +46,11 @@ class Effect:
     apply: Callable[[], None]
 
 
+def commit_unheard(store: Store, unit: WriteUnit) -> None:
+    """Commit what nobody waits for; a failure stops the broker in any case."""
+    store.commit(unit).add_done_callback(lambda future: None if future.cancelled() else future.exception())
+
+
 def _key(*parts: str | int) -> str:
     return "\0".join(str(part) for part in parts)
 

@@ -25,7 +25,7 @@ from gokamsg.broker.clock import Clock, Timer
 from gokamsg.broker.codes import Code
 from gokamsg.broker.groups import GroupCoordinator
 from gokamsg.broker.log import PartitionLog
-from gokamsg.broker.offsets import Effect, Offsets, OffsetStore
+from gokamsg.broker.offsets import Effect, Offsets, OffsetStore, commit_unheard
 from gokamsg.broker.settings import BrokerSettings
 from gokamsg.broker.store import Store, WriteUnit
 from gokamsg.broker.transaction import LAST_EPOCH, NO_EPOCH, NO_PRODUCER, SPACE, Transaction, TransactionState
@@ -280,7 +280,7 @@ class TransactionCoordinator:
         )
         unit = self._store.unit()
         self._stage_end(unit, transaction, after, commit=False, marker_epoch=epoch)
-        self._store.commit(unit)  # a failure stops the broker
+        commit_unheard(self._store, unit)
 
     def _stop_timeout(self, transactional_id: str) -> None:
         timer = self._timeouts.pop(transactional_id, None)
@@ -297,4 +297,4 @@ class TransactionCoordinator:
                 del self._by_id[transaction.id]
                 del self._by_producer[transaction.producer_id]
                 unit.delete(SPACE, transaction.id)
-        self._store.commit(unit)
+        commit_unheard(self._store, unit)
