@@ -2,6 +2,7 @@
 
 A codec has a name, encode and decode, and raises CodecError where it cannot. It may offer decode_many, which decodes a
 whole batch in one call and raises CodecError if any of it is bad (the caller then decodes one by one to find which).
+It may say that it is `shareable`: decoded values never change, so that one may be handed out several times.
 Null values (tombstones) never reach a codec.
 
 Json writes the bytes that Go's encoding/json writes and reads what Go reads, with msgspec's speed for the ordinary case
@@ -45,6 +46,7 @@ class Bytes:
     """Bytes as they are."""
 
     name = "Bytes"
+    shareable = True
 
     def encode(self, value: bytes) -> bytes:
         if not isinstance(value, (bytes, bytearray, memoryview)):
@@ -62,6 +64,7 @@ class String:
     """UTF-8 text, unquoted. Bytes that are not UTF-8 come through a round trip unchanged (surrogateescape)."""
 
     name = "String"
+    shareable = True
 
     def encode(self, value: str) -> bytes:
         if not isinstance(value, str):
@@ -82,6 +85,7 @@ class Int64:
     """A 64-bit integer as decimal digits."""
 
     name = "Int64"
+    shareable = True
 
     def encode(self, value: int) -> bytes:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -110,6 +114,7 @@ class Json(Generic[T]):
             raise CodecError(f"Json carries a msgspec.Struct or a list, not {kind!r}")
         kind_name = getattr(self._kind, "__name__", str(self._kind))
         self.name = f"Json[list[{kind_name}]]" if self._is_list else f"Json[{kind_name}]"
+        self.shareable = _is_shareable(self._schema)
         self._has_numbers = _has_numbers(self._schema)
         self._encoder = msgspec.json.Encoder()
         self._decoder: Any = msgspec.json.Decoder(kind)
@@ -174,6 +179,13 @@ class Json(Generic[T]):
         if not whole or int in set(map(type, values)):
             raise CodecError(f"codec {self.name} cannot decode {len(data)} values at once: one is not whole")
         return values
+
+
+def _is_shareable(schema: go_json.Schema) -> bool:
+    if not isinstance(schema, go_json.StructSchema):
+        return False
+    struct: type[msgspec.Struct] = schema.kind
+    return struct.__struct_config__.frozen and all(type(field) is go_json.Schema for field in schema.schemas.values())
 
 
 def _has_numbers(schema: go_json.Schema) -> bool:

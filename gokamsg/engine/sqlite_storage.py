@@ -24,6 +24,15 @@ _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 _WRITE_ROWS = 4096
 _READ_ROWS = 2048
 _LOCK_WAIT_S = 1.0
+_SETTINGS = (
+    "PRAGMA locking_mode=EXCLUSIVE",
+    f"PRAGMA busy_timeout={int(_LOCK_WAIT_S * 1000)}",
+    "PRAGMA cache_size=-4096",
+    "PRAGMA wal_autocheckpoint=4000",
+    # Takes the lock now, not at the first write.
+    "BEGIN IMMEDIATE",
+    "COMMIT",
+)
 _REFUSALS = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -47,25 +56,19 @@ def boot_id() -> str | None:
 
 
 class SQLiteStorage:
-    """Rows in one SQLite file (mode 0600, write-ahead log). Use open().
+    """Rows in one SQLite file (mode 0600, write-ahead log).
 
     Beside the file, "<file>.clean" says that everything in it has reached the disk. It is made when the storage is
     closed and removed before the next write; a file without it is trusted only under the boot id that it carries.
     """
 
-    def __init__(self, path: Path, file: "_File", meta: Mapping[str, Any], boot: str | None) -> None:
-        self.path = path
-        self._file: _File | None = file
-        self._position: int | None = meta.get("position")
-        self._boot = boot
-        self._marked = meta.get("boot") == boot and not _clean_file(path).exists()
+    def __init__(self, path: str | Path, *, topic_id: str, boot_id: str | None) -> None:
+        """Open the file, emptied if it cannot be trusted; StateError if it is in use or not allowed."""
+        self.path = path = Path(path)
+        self._boot = boot_id
         self._broken = False
         self._one_statement = threading.Lock()
-
-    @classmethod
-    def open(cls, path: str | Path, *, topic_id: str, boot_id: str | None) -> "SQLiteStorage":
-        """The storage in that file, empty if there is none or none that can be trusted; StateError if not allowed."""
-        path = Path(path)
+        self._file: _File | None = None
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             meta = _read_meta(path) if path.exists() else None
@@ -73,25 +76,22 @@ class SQLiteStorage:
                 _remove(path)
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
                 meta = _create(path, topic_id, boot_id)
-            file = _File(str(path), tablename="rows", encode=_as_is, decode=_as_is, outer_stack=False)
+            self._file = _File(str(path), tablename="rows", encode=_as_is, decode=_as_is, outer_stack=False)
         except (OSError, sqlite3.Error) as error:
             raise _state_error(path, "be opened", error) from error
-        storage = cls(path, file, meta, boot_id)
-        for statement in (
-            "PRAGMA locking_mode=EXCLUSIVE",
-            f"PRAGMA busy_timeout={int(_LOCK_WAIT_S * 1000)}",
-            "PRAGMA cache_size=-4096",
-            "PRAGMA wal_autocheckpoint=4000",
-            # Takes the lock now, not at the first write.
-            "BEGIN IMMEDIATE",
-            "COMMIT",
-        ):
-            try:
-                storage._run(statement, doing="be opened")
-            except StateError:
-                storage._end(remove=False)
-                raise
-        return storage
+        self._position: int | None = meta.get("position")
+        self._marked = meta.get("boot") == boot_id and not _clean_file(path).exists()
+        try:
+            for statement in _SETTINGS:
+                self._run(statement, doing="be opened")
+        except StateError:
+            self._end(remove=False)
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path, *, topic_id: str, boot_id: str | None) -> "SQLiteStorage":
+        """The storage in that file."""
+        return cls(path, topic_id=topic_id, boot_id=boot_id)
 
     def get(self, key: bytes) -> bytes | None:
         rows = self._run("SELECT value FROM rows WHERE key = ?", (key,))

@@ -1,0 +1,282 @@
+"""One partition of a table: uncommitted writes, committed rows not yet in the file, a cache, and the storage behind.
+
+1. A read sees, in this order, the open transaction's writes (the overlay), rows that are committed but not yet stored
+   (dirty), the cache, and the storage. Dirty rows leave memory only once they are stored.
+2. The storage never holds anything uncommitted, and its position never covers a row that is not in it: rows and
+   position are written together by flush(). It may lag behind the changelog; applying records again is harmless.
+3. Memory is bounded: the cache by `cache_bytes`, dirty rows by a limit beyond which they are stored at once.
+4. While the whole table fits the cache, it is known to be complete, and a missing key costs no read.
+
+Not here: codecs (callers pass bytes), reading the changelog (table_reader).
+Threads: owned by one; committed() and iterate() may be called from any. The owner writes an overlay only between
+callbacks of its own, so iterate() from elsewhere is for tables that have none, as those of views.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from gokamsg.engine.storage import MemoryStorage, Storage
+from gokamsg.errors import StateError
+
+CACHE_BYTES: Final = 32 << 20
+DIRTY_BYTES: Final = 8 << 20
+# What a row costs beyond its bytes: two bytes objects, a slot of a dictionary.
+_ROW_BYTES: Final = 200
+_UNKNOWN: Final[Any] = object()
+
+
+class PartitionTable:
+    """See the module."""
+
+    def __init__(self, storage: Storage, *, topic: str, partition: int, cache_bytes: int = CACHE_BYTES) -> None:
+        self.topic = topic
+        self.partition = partition
+        self._storage = storage
+        stored = storage.position()
+        self._position = stored or 0
+        self._stored_position = stored
+        self._overlay: dict[bytes, bytes | None] = {}
+        self._dirty: dict[bytes, bytes | None] = {}
+        self._dirty_bytes = 0
+        # A dictionary is not made faster by another one before it.
+        self._cache = _Cache(0 if isinstance(storage, MemoryStorage) else cache_bytes, complete=stored is None)
+        self._may_load = stored is not None
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of the key as the open transaction sees it; None if it has none. For the owner only."""
+        value = self._overlay.get(key, _UNKNOWN)
+        if value is _UNKNOWN:
+            value = self._dirty.get(key, _UNKNOWN)
+            if value is _UNKNOWN:
+                value = self._cache.get(key)
+                if value is _UNKNOWN:
+                    value = self._read(key)
+        return value  # type: ignore[no-any-return]
+
+    def committed(self, key: bytes) -> bytes | None:
+        """The last committed value of the key; None if it has none. From any thread."""
+        for rows in (self._dirty, self._cache.young, self._cache.old):
+            value = rows.get(key, _UNKNOWN)
+            if value is not _UNKNOWN:
+                return value  # type: ignore[no-any-return]
+        return self._storage.get(key)
+
+    def has(self, key: bytes) -> bool:
+        """Whether the key has a value, as the open transaction sees it."""
+        return self.get(key) is not None
+
+    def prefetch(self, keys: Collection[bytes]) -> None:
+        """Bring those keys into the cache that are not in memory, with few reads."""
+        if self._cache.complete or not self._cache.limit:
+            return
+        missing = [key for key in keys if self._cache.get(key) is _UNKNOWN and key not in self._dirty]
+        if missing and self._may_load:
+            self._load()
+            missing = [] if self._cache.complete else [key for key in missing if self._cache.get(key) is _UNKNOWN]
+        if missing:
+            found = self._storage.get_many(missing)
+            for key in missing:
+                self._cache.remember(key, found.get(key))
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a row in the open transaction."""
+        self._overlay[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Remove a row in the open transaction."""
+        self._overlay[key] = None
+
+    @property
+    def overlay(self) -> Mapping[bytes, bytes | None]:
+        """The last write of each key in the open transaction; None is a removal."""
+        return self._overlay
+
+    def commit(self, position: int | None = None) -> None:
+        """The overlay is committed. `position`, if given, is a changelog offset below which everything is in here."""
+        overlay, self._overlay = self._overlay, {}
+        self._take(overlay)
+        if position is not None and position > self._position:
+            self._position = position
+        self._bound()
+
+    def rollback(self) -> None:
+        """The open transaction's writes never happened."""
+        self._overlay = {}
+
+    def apply(self, changes: Mapping[bytes, bytes | None], position: int) -> None:
+        """Take over records of the changelog; everything below `position` is in here now."""
+        self._take(changes)
+        self._position = position
+        self._bound()
+
+    @property
+    def position(self) -> int:
+        """The next changelog offset to read, 0 if none was read."""
+        return self._position
+
+    @property
+    def dirty_rows(self) -> int:
+        """How many committed rows are not stored yet."""
+        return len(self._dirty)
+
+    def flush(self, position: int | None = None) -> None:
+        """Store the dirty rows and the position, or the given later one if everything below it is in here."""
+        if position is not None and position > self._position:
+            self._position = position
+        if not self._dirty and self._stored_position == self._position:
+            return
+        self._storage.write(self._dirty, self._position)
+        self._stored_position = self._position
+        if self._cache.limit:
+            for key, value in self._dirty.items():
+                self._cache.remember(key, value)
+        # Last, so that other threads find each row in one place or the other.
+        self._dirty = {}
+        self._dirty_bytes = 0
+
+    def discard(self) -> None:
+        """Empty the table and its storage; it is at position 0 then, and can be filled again."""
+        self._storage.clear()
+        self._overlay, self._dirty, self._dirty_bytes = {}, {}, 0
+        self._cache = _Cache(self._cache.limit, complete=True)
+        self._position, self._stored_position, self._may_load = 0, None, False
+
+    def close(self) -> None:
+        """Store what is committed, drop the open transaction and close the storage; StateError if that failed."""
+        self.rollback()
+        try:
+            self.flush()
+        except StateError:
+            self._storage.close(clean=False)
+            raise
+        self._storage.close()
+
+    def iterate(self, start: bytes | None = None, limit: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < limit in byte order, as the open transaction sees them at the start.
+
+        Rows written while it runs are seen or not; each key comes once at most.
+        """
+        recent = {**self._dirty, **self._overlay}
+        keys = sorted(k for k in recent if (start is None or k >= start) and (limit is None or k < limit))
+        return _merged(self._storage.iterate(start, limit), recent, keys)
+
+    def __len__(self) -> int:
+        """The number of rows, as the open transaction sees them. Reads the storage."""
+        recent = {**self._dirty, **self._overlay}
+        stored = self._storage.get_many(recent)
+        return len(self._storage) + sum((value is not None) - (key in stored) for key, value in recent.items())
+
+    def _take(self, changes: Mapping[bytes, bytes | None]) -> None:
+        if changes:
+            self._dirty.update(changes)
+            self._dirty_bytes += sum(map(len, changes)) + sum(map(len, filter(None, changes.values())))
+            self._dirty_bytes += _ROW_BYTES * len(changes)
+
+    def _bound(self) -> None:
+        if self._dirty_bytes > DIRTY_BYTES:
+            self.flush()
+
+    def _read(self, key: bytes) -> bytes | None:
+        if self._cache.complete:
+            return None
+        if self._may_load and self._cache.limit:
+            self._load()
+            value = self._cache.get(key)
+            if value is not _UNKNOWN or self._cache.complete:
+                return None if value is _UNKNOWN else value
+        value = self._storage.get(key)
+        if self._cache.limit:
+            self._cache.remember(key, value)
+        return value
+
+    def _load(self) -> None:
+        """Read the whole table into the cache, if it is likely to fit: it is complete from then on."""
+        self._may_load = False
+        if self._storage.size_bytes() <= self._cache.limit // 2:
+            self._cache.fill(self._storage.iterate())
+
+
+class _Cache:
+    """Recently used rows within a bound, in two generations.
+
+    Rows enter the younger one. When that is full it becomes the older one, and what was there and not used since is
+    dropped. A hit costs one or two look-ups and no bookkeeping; a row that is known not to exist is remembered as None.
+    """
+
+    __slots__ = ("_bytes", "complete", "limit", "old", "young")
+
+    def __init__(self, limit: int, *, complete: bool) -> None:
+        self.limit = limit
+        self.complete = complete and limit > 0
+        self.young: dict[bytes, bytes | None] = {}
+        self.old: dict[bytes, bytes | None] = {}
+        self._bytes = 0
+
+    def get(self, key: bytes) -> Any:
+        """The value, None if the row is known not to exist, _UNKNOWN if nothing is known."""
+        value = self.young.get(key, _UNKNOWN)
+        if value is _UNKNOWN and self.old:
+            value = self.old.get(key, _UNKNOWN)
+            if value is not _UNKNOWN:
+                self.remember(key, value)
+        return value
+
+    def remember(self, key: bytes, value: bytes | None) -> None:
+        if value is None and self.complete:
+            self._forget(key)
+            return
+        before = self.young.get(key, _UNKNOWN)
+        # Into the younger one before it leaves the older one: other threads look there in this order.
+        self.young[key] = value
+        self._bytes += _cost(key, value) - (0 if before is _UNKNOWN else _cost(key, before))
+        if self.old:
+            self.old.pop(key, None)
+        # One generation may take two thirds as long as it is alone; together they stay within the limit.
+        if self._bytes * 3 > (self.limit if self.old else 2 * self.limit):
+            if self.old:
+                self.complete = False
+            self.old, self.young, self._bytes = self.young, {}, 0
+
+    def fill(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take the rows of a whole table, unless they turn out not to fit."""
+        known = {**self.old, **self.young}
+        young: dict[bytes, bytes | None] = {}
+        size = 0
+        for key, value in rows:
+            young[key] = value
+            size += _cost(key, value)
+            if size * 3 > 2 * self.limit:
+                return
+        young.update(known)
+        self.young, self.old, self._bytes, self.complete = young, {}, size, True
+
+    def _forget(self, key: bytes) -> None:
+        before = self.young.pop(key, _UNKNOWN)
+        if before is not _UNKNOWN:
+            self._bytes -= _cost(key, before)
+        self.old.pop(key, None)
+
+
+def _cost(key: bytes, value: bytes | None) -> int:
+    return len(key) + _ROW_BYTES + (0 if value is None else len(value))
+
+
+def _merged(
+    stored: Iterator[tuple[bytes, bytes]], recent: Mapping[bytes, bytes | None], keys: list[bytes]
+) -> Iterator[tuple[bytes, bytes]]:
+    """The stored rows with the recent ones in their places (None removes a row)."""
+    waiting = iter(keys)
+    following = next(waiting, None)
+    for key, value in stored:
+        while following is not None and following < key:
+            fresh = recent[following]
+            if fresh is not None:
+                yield following, fresh
+            following = next(waiting, None)
+        if key not in recent:
+            yield key, value
+    while following is not None:
+        fresh = recent[following]
+        if fresh is not None:
+            yield following, fresh
+        following = next(waiting, None)
