@@ -5,6 +5,7 @@ to CRITICAL unless it was asked for debugging. Internals of kafka-python 3.0 are
 producer.py, consumer.py); each is checked when a client is built.
 """
 
+from gokamsg.engine.clients.admin import Admin, Group, Member, NewTopic, Topic
 from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, check_broker
 from gokamsg.engine.clients.consumer import Assigned, Event, GroupConsumer, Lost, Membership, Revoked
 from gokamsg.engine.clients.producer import IdempotentProducer, TransactionalProducer
@@ -14,18 +15,23 @@ from gokamsg.engine.clients.table_consumer import TableConsumer
 
 __all__ = [
     "BATCH_BYTES",
+    "Admin",
     "Assigned",
     "Batches",
     "ClientConfig",
     "ClusterInfo",
     "Event",
+    "Group",
     "GroupConsumer",
     "IdempotentProducer",
     "Lost",
+    "Member",
     "Membership",
+    "NewTopic",
     "Revoked",
     "SentBatch",
     "TableConsumer",
+    "Topic",
     "TopicPart",
     "TransactionalProducer",
     "check_broker",

@@ -1,0 +1,169 @@
+"""Makes the topics that a group needs, and checks those that are there.
+
+1. What exists is never changed; a mismatch that would lose or misplace data raises TopicError with the way out, one
+   that only matters for later is logged.
+2. Doing it twice, or at the same time in two processes, is harmless.
+3. Streams keep seven days in segments of one day, so that what is kept does not outlast the group's offsets; tables
+   are compacted.
+
+One thread at a time.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+
+from gokamsg.engine.clients import Admin, ClientConfig, NewTopic, Topic
+from gokamsg.engine.graph import GroupGraph
+from gokamsg.errors import TopicError, UsageError
+
+__all__ = ["Topic", "TopicManager"]
+
+log = logging.getLogger(__name__)
+
+PARTITIONS = 8
+REPLICATION = 3  # or as many as there are brokers
+DAY_MS = 24 * 60 * 60 * 1000
+RETENTION_MS = 7 * DAY_MS
+
+
+class TopicManager:
+    """See the module. A context manager: it has a connection."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._admin = Admin(config)
+        self._brokers: int | None = None
+
+    def __enter__(self) -> "TopicManager":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._admin.close()
+
+    def describe(self, names: Iterable[str]) -> dict[str, Topic]:
+        """Those that exist, by name."""
+        return self._admin.describe_topics(set(names))
+
+    def config(self, name: str) -> dict[str, str]:
+        """Every setting of a topic that exists."""
+        return self._admin.topic_config(name)
+
+    def partitions(self, name: str) -> int:
+        """TopicError when the topic does not exist."""
+        return self._existing([name])[name].partitions
+
+    def get_offset(self, name: str, partition: int, time: int) -> int:
+        """Goka's question: the offset at a time in milliseconds, -1 for the end, -2 for the start."""
+        part = (name, partition)
+        if time == -1:
+            return self._admin.high_watermarks([part])[part]
+        return self._admin.log_starts([part])[part] if time == -2 else self._admin.offsets_at([part], time)[part]
+
+    def ensure_stream(
+        self,
+        name: str,
+        partitions: int = PARTITIONS,
+        *,
+        replication: int | None = None,
+        retention_ms: int | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Whether it was made. TopicError when it exists with another partition count."""
+        settings = {
+            "cleanup.policy": "delete",
+            "retention.ms": str(RETENTION_MS if retention_ms is None else retention_ms),
+            "segment.ms": str(DAY_MS),
+        }
+        return self.ensure_topic(name, partitions, replication=replication, config={**settings, **(config or {})})
+
+    def ensure_table(
+        self,
+        name: str,
+        partitions: int = PARTITIONS,
+        *,
+        replication: int | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Whether it was made. TopicError when it exists with another partition count, or is not compacted."""
+        settings = {"cleanup.policy": "compact", **(config or {})}
+        made = self.ensure_topic(name, partitions, replication=replication, config=settings)
+        if not made:
+            self._check_table(name)
+        return made
+
+    def ensure_topic(
+        self, name: str, partitions: int, *, replication: int | None = None, config: Mapping[str, str] | None = None
+    ) -> bool:
+        """Whether it was made. TopicError when it exists with another partition count."""
+        if partitions < 1:
+            raise UsageError(f"topic {name!r} cannot have {partitions} partitions")
+        existing = self._admin.describe_topics([name]).get(name)
+        made = False
+        if existing is None:
+            topic = NewTopic(name, partitions, self._replication(replication), config or {})
+            made = bool(self._admin.create_topics([topic]))
+            existing = self._existing([name])[name]
+        if existing.partitions != partitions:
+            raise TopicError(
+                f"topic {name!r} has {existing.partitions} partitions instead of {partitions}, and keys are placed by "
+                "that number; ask for as many, or delete the topic to have it made again"
+            )
+        return made
+
+    def prepare(self, graph: GroupGraph) -> dict[str, Topic]:
+        """Makes the group's loop and table with its inputs' partition count, and checks all that it reads.
+
+        Returns the topics of the graph that exist. Outputs may be missing here: the first emit would tell.
+        """
+        inputs = [edge.topic for edge in graph.input_streams]
+        tables = [edge.topic for edge in (*graph.joint_tables, *graph.lookup_tables)]
+        read = self._existing([*inputs, *tables])
+        count = read[inputs[0]].partitions
+        if graph.loop_stream is not None:
+            self.ensure_stream(graph.loop_stream.topic, count)
+        if graph.group_table is not None:
+            self.ensure_table(graph.group_table.topic, count)
+        for name in tables:
+            self._check_table(name)
+        for name in inputs:
+            if "compact" in self.config(name).get("cleanup.policy", ""):
+                log.warning("topic %r is compacted: of records with the same key, unread ones may vanish", name)
+        self.check_copartitioned(graph.copartitioned_topics())
+        return self.describe(edge.topic for edge in graph.all_edges())
+
+    def check_copartitioned(self, names: Collection[str]) -> None:
+        """TopicError when they differ in partition count."""
+        counts = {name: topic.partitions for name, topic in self._existing(names).items()}
+        if len(set(counts.values())) > 1:
+            shown = ", ".join(f"{name!r} has {count}" for name, count in sorted(counts.items()))
+            raise TopicError(
+                f"topics of one group must have equally many partitions: {shown}; "
+                "delete those that are wrong to have them made again"
+            )
+
+    def _existing(self, names: Collection[str]) -> dict[str, Topic]:
+        found = self._admin.describe_topics(names)
+        missing = sorted(set(names) - found.keys())
+        if missing:
+            shown = ", ".join(repr(name) for name in missing)
+            raise TopicError(f"missing topic {shown}; create it with: gokamsg topics create")
+        return found
+
+    def _check_table(self, name: str) -> None:
+        policy = self.config(name).get("cleanup.policy", "")
+        if "compact" not in policy:
+            raise TopicError(
+                f"topic {name!r} is a table, but its cleanup.policy is {policy!r}, which would delete its rows; set it "
+                f"with: kafka-configs.sh --alter --topic {name} --add-config cleanup.policy=compact"
+            )
+        if "delete" in policy:
+            log.warning("table %r has cleanup.policy=%s: its rows vanish after retention.ms", name, policy)
+
+    def _replication(self, wanted: int | None) -> int:
+        if wanted is not None:
+            return wanted
+        if self._brokers is None:
+            self._brokers = self._admin.broker_count()
+        return max(1, min(REPLICATION, self._brokers))
