@@ -1,7 +1,7 @@
 """The copartition assignment as a kafka-python assignor: brings the plans of engine/assignor.py to the group protocol.
 
-Protocol name `copartition`, as Goka's. Our members send their generation and partitions as user data; when any member
-sends none (a Goka program), Goka's plan is made; when all do, the sticky one.
+Our members send the generation and the partitions that they had as user data; when a member sends none (a Goka
+program), Goka's plan is made, else the sticky one.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,13 @@ from typing import Any
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
+from gokamsg.engine.assignor import PROTOCOL, encode_user_data, plan
+
 
 class CopartitionAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # kafka-python has no types
     """One per consumer: it remembers what its member owns. Called on kafka-python's I/O thread."""
 
-    name = "copartition"
+    name = PROTOCOL
     version = 0
 
     def __init__(self) -> None:
@@ -22,19 +24,21 @@ class CopartitionAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # k
         self._owned: tuple[int, ...] = ()
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolSubscription:
-        return ConsumerProtocolSubscription(self.version, sorted(topics), b"")
+        return ConsumerProtocolSubscription(
+            self.version, sorted(topics), encode_user_data(self._generation, self._owned)
+        )
 
     def on_assignment(self, assignment: ConsumerProtocolAssignment, generation: int) -> None:
         self._generation = generation
         self._owned = tuple(sorted({tp.partition for tp in assignment.partitions()}))
 
     def assign(self, cluster: Any, members: Iterable[Any]) -> dict[str, ConsumerProtocolAssignment]:
-        ordered = sorted(members, key=lambda member: str(member.group_instance_id or member.member_id))
-        plan: dict[str, ConsumerProtocolAssignment] = {}
-        for index, member in enumerate(ordered):
-            parts = [
-                (topic, [p for p in sorted(cluster.partitions_for_topic(topic) or ()) if p % len(ordered) == index])
-                for topic in sorted(member.metadata.topics)
-            ]
-            plan[member.member_id] = ConsumerProtocolAssignment(self.version, parts, b"")
-        return plan
+        members = list(members)
+        topics_of = {member.member_id: list(member.metadata.topics) for member in members}
+        user_data = {member.member_id: member.metadata.user_data for member in members}
+        topics = {topic for topics in topics_of.values() for topic in topics}
+        partitions_of = {topic: cluster.partitions_for_topic(topic) or () for topic in topics}
+        shares = plan(topics_of, user_data, partitions_of)
+        return {
+            member: ConsumerProtocolAssignment(self.version, sorted(shares[member].items()), b"") for member in shares
+        }
