@@ -226,6 +226,19 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
 
+    def kill_alone(self) -> None:
+        """SIGKILL for the command only; what it started may go on."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def group_alive(self) -> bool:
+        """Whether anything that the command started is left."""
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def close(self) -> None:
         """Whatever state it is in: nothing of it is left running afterwards."""
         self.kill9()

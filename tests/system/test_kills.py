@@ -1,0 +1,139 @@
+"""kill -9 under load.
+
+Invariants, after every role was killed at random moments and started again (on the same host, or taken over by
+another instance):
+
+1. message_sent holds every acknowledged message once.
+2. message_received holds the filter's fold of message_sent: nothing lost, nothing twice, each sender's order kept.
+3. Feeds, counters and blocks are the folds of their inputs; nothing was counted twice or forgotten.
+4. The detector's block events for a user who only sends are exactly those his messages cause.
+5. A killed role works again within 2 s of its restart on the same host (median), and within 15 s elsewhere.
+"""
+
+import random
+import statistics
+import time
+
+import pytest
+
+from tests.helpers import Process, eventually, say
+from tests.system import fold
+from tests.system.messaging import GROUPS, INPUTS, ROLES, Ledger, Load, Messaging, pause
+from tests.system.traffic import DETECTED_FROM, DETECTION, SPAMMER, chatter
+from tests.system.writers import Drip
+
+RESTART_WITHIN_S = 2.0
+TAKEOVER_WITHIN_S = 15.0
+
+
+def _options(role: str) -> tuple[str, ...]:
+    return DETECTION if role == "detector" else ()
+
+
+def _commits_again(messaging: Messaging, role: str, *, every_partition: bool, timeout_s: float) -> float:
+    """Seconds until the role's group has committed more than now, in some or in every partition of its input."""
+    with messaging.cluster.admin() as admin:
+        topic = INPUTS[GROUPS[role]][0]
+
+        def offsets() -> dict[tuple[str, int], int]:
+            return {at: n for at, n in messaging.committed(GROUPS[role], admin).items() if at[0] == topic}
+
+        before = offsets()
+        started = time.monotonic()
+
+        def moved() -> bool:
+            now = offsets()
+            moves = [now.get((topic, number), 0) > before.get((topic, number), 0) for number in range(8)]
+            assert all(moves) if every_partition else any(moves), f"moved: {moves}"
+            return True
+
+        try:
+            eventually(f"{role} commits again", moved, timeout_s=timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n\n{messaging.started.tails()}") from None
+        return time.monotonic() - started
+
+
+def _block_events_are_exact(messaging: Messaging) -> None:
+    sent = sum(record.key == SPAMMER for record in messaging.read("message_sent"))
+    events = sum(record.key == SPAMMER for record in messaging.read("block_user"))
+    assert events == max(0, sent - DETECTED_FROM + 1), f"{sent} messages of {SPAMMER} made {events} block events"
+
+
+def _account(messaging: Messaging, ledger: Ledger) -> None:
+    messaging.account(ledger, silenced=[SPAMMER])
+    _block_events_are_exact(messaging)
+
+
+@pytest.mark.parametrize(
+    "kills_each", [2, pytest.param(10, marks=pytest.mark.slow)], ids=lambda number: f"{number} times each"
+)
+def test_every_role_is_killed_and_restarted_under_load(messaging: Messaging, seed: int, kills_each: int) -> None:
+    rng = random.Random(seed)
+    workers = {role: messaging.role(role, options=_options(role)) for role in ROLES}
+    for role, process in workers.items():
+        messaging.running(process, role, timeout_s=60)
+    messaging.serve()
+    order = [role for _ in range(kills_each) for role in rng.sample(ROLES, len(ROLES))]
+    seconds: list[tuple[float, str]] = []
+    with Load(messaging, chatter(seed, spam=0.15), rate=120) as load, Drip(messaging.cluster, seed):
+        for role in order:
+            pause(seconds=rng.uniform(0.1, 1.0))
+            workers[role].kill9()
+            pause(seconds=rng.uniform(0.0, 0.5))
+            workers[role] = messaging.role(role, options=_options(role))
+            seconds.append((_commits_again(messaging, role, every_partition=False, timeout_s=30), role))
+        load.stop()
+    say(f"back at work after (s): {', '.join(f'{role} {taken:.2f}' for taken, role in seconds)}")
+    say(f"median {statistics.median(taken for taken, _ in seconds):.2f} s, {load.count} messages")
+    _account(messaging, load.ledger)
+    median = statistics.median(taken for taken, _ in seconds)
+    assert median <= RESTART_WITHIN_S, f"median {median:.2f} s of {sorted(seconds)}"
+
+
+@pytest.mark.parametrize("role", ["filter", "collector", "detector"])
+def test_another_instance_takes_over(messaging: Messaging, seed: int, role: str) -> None:
+    """The other instance has a state directory of its own, as on another host."""
+    rng = random.Random(seed)
+    for other in ROLES:
+        if other != role:
+            messaging.running(messaging.role(other, options=_options(other)), other, timeout_s=60)
+    first = messaging.role(role, options=_options(role))
+    messaging.running(first, role, timeout_s=60)
+    messaging.serve()
+    with Load(messaging, chatter(seed, spam=0.1), rate=100) as load:
+        second = messaging.role(role, options=_options(role), state="other-host")
+        messaging.running(second, role, timeout_s=60)
+        pause(seconds=rng.uniform(1.0, 2.0))
+        first.kill9()
+        seconds = _commits_again(messaging, role, every_partition=True, timeout_s=60)
+        say(f"{role}: all partitions at work again after {seconds:.1f} s")
+        load.stop()
+    _account(messaging, load.ledger)
+    assert seconds <= TAKEOVER_WITHIN_S
+
+
+@pytest.mark.parametrize("role", ["filter", "collector"])
+def test_a_killed_supervisor_leaves_no_worker_behind(messaging: Messaging, seed: int, role: str) -> None:
+    """Only the command itself is killed, not its worker: the worker ends, and the next command gets its identity."""
+    for other in ("collector", "filter", "blocker"):
+        if other != role:
+            messaging.running(messaging.role(other), other, timeout_s=60)
+    first = messaging.role(role)
+    messaging.running(first, role, timeout_s=60)
+    messaging.serve()
+    with Load(messaging, chatter(seed), rate=50) as load:
+        first.kill_alone()
+        second = messaging.role(role)
+        messaging.running(second, role, timeout_s=60)
+        _commits_again(messaging, role, every_partition=False, timeout_s=30)
+        load.stop()
+    messaging.drained("message_filter", "collector")
+    sent, received = messaging.read("message_sent"), messaging.read("message_received")
+    assert len(sent) == load.count == len(received)
+    assert messaging.table("collector-table") == fold.feeds(received)
+    _ended(first)
+
+
+def _ended(process: Process) -> None:
+    eventually("the killed command's workers are gone", lambda: not process.group_alive(), timeout_s=20)

@@ -1,0 +1,46 @@
+"""Writes to the service's small inputs while a test runs, with kafka-python alone."""
+
+import itertools
+import random
+import threading
+
+from kafka import KafkaProducer
+
+from tests.kafka_server import KafkaCluster
+from tests.system.fold import partition_of
+
+
+class Drip:
+    """Blocks and unblocks people who never write, and translates words that nobody uses, 40 times a second.
+
+    It keeps blocker and translator at work without a say in what the filter lets through.
+    """
+
+    def __init__(self, cluster: KafkaCluster, seed: int) -> None:
+        self._producer = KafkaProducer(bootstrap_servers=cluster.address, acks="all", linger_ms=0)
+        self._rng = random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="drip", daemon=True)
+
+    def __enter__(self) -> "Drip":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=30)
+        self._producer.flush()
+        self._producer.close()
+
+    def _run(self) -> None:
+        for number in itertools.count():
+            if self._stop.wait(0.025):
+                return
+            name = f"quiet {self._rng.randrange(200)}"
+            if number % 2:
+                self._send("translate-word", name, f"word {number}")
+            else:
+                self._send("block_user", name, '{"Unblock":true}' if self._rng.random() < 0.5 else '{"Unblock":false}')
+
+    def _send(self, topic: str, key: str, value: str) -> None:
+        self._producer.send(topic, value.encode(), key.encode(), partition=partition_of(key, 8))
