@@ -13,7 +13,6 @@ from typing import Any
 
 from gokamsg.engine.assignment import Assignment, Clients
 from gokamsg.engine.clients import (
-    Admin,
     ClientConfig,
     GroupConsumer,
     IdempotentProducer,
@@ -33,7 +32,7 @@ from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import Pace, PartitionProcessor, Source
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.stats import Counters
-from gokamsg.engine.tables import Tables, boot_id, sqlite_builder
+from gokamsg.engine.tables import Tables, sqlite_builder
 from gokamsg.engine.topics import Topic, TopicManager
 from gokamsg.engine.worker import Worker
 
@@ -69,7 +68,7 @@ def assemble(
     stack.callback(delivery.close)
     delivery.recover()
     tables = Tables(
-        sqlite_builder(identity.directory, boot_id()), cache_bytes=options.cache_bytes // _shares(graph, topics)
+        sqlite_builder(identity.directory), cache_bytes=options.cache_bytes // _shares(graph, topics)
     )
     stack.callback(tables.close_all)
     outputs = Outputs(delivery.send)
@@ -142,9 +141,7 @@ def _clients(config: ClientConfig, graph: GroupGraph, identity: Identity, stack:
     stack.callback(inputs.close)
     tables = TableConsumer(config)
     stack.callback(tables.close)
-    admin = Admin(config)
-    stack.callback(admin.close)
-    return Clients(inputs, tables, admin)
+    return Clients(inputs, tables)
 
 
 def _delivery(config: ClientConfig, options: ProcessorOptions, identity: Identity, inputs: GroupConsumer) -> Delivery:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from gokamsg.engine.clients import Admin, GroupConsumer, Membership, TableConsumer
+from gokamsg.engine.clients import GroupConsumer, Membership, TableConsumer
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.lookup import LookupTable
 from gokamsg.engine.offsets import HandledMarks, starting_position
@@ -37,7 +37,6 @@ class Clients:
 
     inputs: GroupConsumer
     tables: TableConsumer
-    admin: Admin
 
 
 class Assignment:
@@ -158,7 +157,7 @@ class Assignment:
         persist = self._graph.group_table
         if persist is None:
             return {}
-        ends = self._clients.admin.high_watermarks([(persist.topic, partition) for partition in partitions])
+        ends = self._clients.tables.end_offsets([(persist.topic, partition) for partition in partitions])
         return {partition: end for (_, partition), end in ends.items()}
 
     def _positions(

@@ -121,7 +121,7 @@ class Processor:
         parts = self._parts
         if parts is not None and now - self._lag_at >= LAG_EVERY_S:
             self._lag_at = now
-            self._lag = parts.inputs.lags()
+            self._lag = {part: lag for part, lag in parts.inputs.lags().items() if lag is not None}
         if self._on_status is None:
             return
         at, state, restoring = self._reported

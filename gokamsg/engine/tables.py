@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gokamsg.engine.partition_table import PartitionTable
-from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
+from gokamsg.engine.sqlite_storage import SQLiteStorage, boot_id
+from gokamsg.engine.storage import MemoryStorage, Storage
 
 StorageBuilder = Callable[[str, int, str], Storage]
 """(topic, partition, topic id) -> the storage of that table partition."""
 
 
-def sqlite_builder(directory: Path, boot_id: str | None) -> StorageBuilder:
+def sqlite_builder(directory: Path) -> StorageBuilder:
     """Files in `directory`, as `<topic>.<partition>`."""
 
+    boot = boot_id()
+
     def build(topic: str, partition: int, topic_id: str) -> Storage:
-        return SQLiteStorage(directory / f"{topic}.{partition}", topic_id=topic_id, boot_id=boot_id)
+        return SQLiteStorage(directory / f"{topic}.{partition}", topic_id=topic_id, boot_id=boot)
 
     return build
 
@@ -28,14 +31,6 @@ def sqlite_builder(directory: Path, boot_id: str | None) -> StorageBuilder:
 def memory_builder(topic: str, partition: int, topic_id: str) -> Storage:
     """Nothing on disk: restored from the changelog at each start."""
     return MemoryStorage()
-
-
-def boot_id() -> str | None:
-    """This boot of this machine, None where that cannot be told (then no unclean file is trusted)."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or None
-    except OSError:
-        return None
 
 
 class Tables:

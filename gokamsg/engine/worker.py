@@ -77,6 +77,7 @@ class Worker:
         self._open: Membership | None = None
         self._began = 0.0
         self._bytes = 0
+        self._records = 0
         self._progress: dict[TopicPartition, int] = {}
         self._flushed_at = monotonic()
 
@@ -157,7 +158,7 @@ class Worker:
                 records = batch.split()
                 processor.process(source, records)
                 self._progress[topic, partition] = batch.next_offset
-                self._counters.records += len(records.offsets)
+                self._records += len(records.offsets)
                 self._bytes += len(batch.raw)
                 if self._bytes >= self._options.commit_bytes:
                     self._commit()
@@ -200,7 +201,7 @@ class Worker:
         self._open = membership
         self._began = monotonic()
         self._pace.cut_at = self._began + self._options.commit_age_s
-        self._bytes = 0
+        self._bytes = self._records = 0
         self._progress.clear()
 
     def _commit(self) -> None:
@@ -223,6 +224,7 @@ class Worker:
         self._assignment.positions.update(self._progress)
         self._progress.clear()
         self._counters.commits += 1
+        self._counters.records += self._records
         self._counters.commit_ms = (monotonic() - began) * 1000
 
     def _await_deferred(self, now: float) -> None:
