@@ -1,51 +1,65 @@
-"""The topics of groups: made with the right settings, checked against what is there.
+"""Makes the topics that a group needs, and checks those that are there.
 
-Streams are kept for a week, in segments of a day, so that what is kept does not outlast the group's offsets
-(offsets.retention.minutes, a week by default). Tables are compacted. Replication is three, or as many as there are
-brokers. Making a topic that is there already does nothing; one that does not fit is refused with the command that mends
-it, never altered behind a person's back.
+1. What exists is never changed; a mismatch that would lose or misplace data raises TopicError with the way out, one
+   that only matters for later is logged.
+2. Doing it twice, or at the same time in two processes, is harmless.
+3. Streams keep seven days in segments of one day, so that what is kept does not outlast the group's offsets; tables
+   are compacted.
 
-Used from one thread, as a context manager.
+One thread at a time.
 """
 
-from __future__ import annotations
+import logging
+from collections.abc import Collection, Iterable, Mapping
 
-from collections.abc import Collection
-from types import TracebackType
-
-from gokamsg.engine.clients import Admin, ClientConfig, Topic
+from gokamsg.engine.clients import Admin, ClientConfig, NewTopic, Topic
 from gokamsg.engine.graph import GroupGraph
-from gokamsg.errors import TopicError
+from gokamsg.errors import TopicError, UsageError
 
-__all__ = ["PARTITIONS", "RETENTION_MS", "Topic", "TopicManager"]
+__all__ = ["Topic", "TopicManager"]
+
+log = logging.getLogger(__name__)
 
 PARTITIONS = 8
-REPLICATION = 3
-RETENTION_MS = 7 * 24 * 3600 * 1000
-SEGMENT_MS = 24 * 3600 * 1000
+REPLICATION = 3  # or as many as there are brokers
+DAY_MS = 24 * 60 * 60 * 1000
+RETENTION_MS = 7 * DAY_MS
 
 
 class TopicManager:
-    """See the module."""
+    """See the module. A context manager: it has a connection."""
 
     def __init__(self, config: ClientConfig) -> None:
         self._admin = Admin(config)
+        self._brokers: int | None = None
 
-    def __enter__(self) -> TopicManager:
+    def __enter__(self) -> "TopicManager":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the connections."""
         self._admin.close()
 
-    def describe(self, names: Collection[str]) -> dict[str, Topic]:
-        """Those of `names` that exist."""
-        return self._admin.describe_topics(names)
+    def describe(self, names: Iterable[str]) -> dict[str, Topic]:
+        """Those that exist, by name."""
+        return self._admin.describe_topics(set(names))
+
+    def config(self, name: str) -> dict[str, str]:
+        """Every setting of a topic that exists."""
+        return self._admin.topic_config(name)
+
+    def partitions(self, name: str) -> int:
+        """TopicError when the topic does not exist."""
+        return self._existing([name])[name].partitions
+
+    def get_offset(self, name: str, partition: int, time: int) -> int:
+        """Goka's question: the offset at a time in milliseconds, -1 for the end, -2 for the start."""
+        part = (name, partition)
+        if time == -1:
+            return self._admin.high_watermarks([part])[part]
+        return self._admin.log_starts([part])[part] if time == -2 else self._admin.offsets_at([part], time)[part]
 
     def ensure_stream(
         self,
@@ -54,86 +68,102 @@ class TopicManager:
         *,
         replication: int | None = None,
         retention_ms: int | None = None,
+        config: Mapping[str, str] | None = None,
     ) -> bool:
-        """Make a stream unless it is there; True if it was made. TopicError if it does not fit."""
-        retention = RETENTION_MS if retention_ms is None else retention_ms
-        segment = min(SEGMENT_MS, retention) if retention > 0 else SEGMENT_MS
-        config = {"cleanup.policy": "delete", "retention.ms": str(retention), "segment.ms": str(max(segment, 60_000))}
-        return self._ensure(name, partitions, replication, config)
+        """Whether it was made. TopicError when it exists with another partition count."""
+        settings = {
+            "cleanup.policy": "delete",
+            "retention.ms": str(RETENTION_MS if retention_ms is None else retention_ms),
+            "segment.ms": str(DAY_MS),
+        }
+        return self.ensure_topic(name, partitions, replication=replication, config={**settings, **(config or {})})
 
-    def ensure_table(self, name: str, partitions: int = PARTITIONS, *, replication: int | None = None) -> bool:
-        """Make a table unless it is there; True if it was made. TopicError if it does not fit."""
-        return self._ensure(name, partitions, replication, {"cleanup.policy": "compact"})
+    def ensure_table(
+        self,
+        name: str,
+        partitions: int = PARTITIONS,
+        *,
+        replication: int | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Whether it was made. TopicError when it exists with another partition count, or is not compacted."""
+        settings = {"cleanup.policy": "compact", **(config or {})}
+        made = self.ensure_topic(name, partitions, replication=replication, config=settings)
+        if not made:
+            self._check_table(name)
+        return made
 
-    def mend_policy(self, name: str, *, table: bool) -> None:
-        """Set the cleanup policy that a table or a stream needs."""
-        self._admin.alter_topic(name, {"cleanup.policy": "compact" if table else "delete"})
+    def ensure_topic(
+        self, name: str, partitions: int, *, replication: int | None = None, config: Mapping[str, str] | None = None
+    ) -> bool:
+        """Whether it was made. TopicError when it exists with another partition count."""
+        if partitions < 1:
+            raise UsageError(f"topic {name!r} cannot have {partitions} partitions")
+        existing = self._admin.describe_topics([name]).get(name)
+        made = False
+        if existing is None:
+            topic = NewTopic(name, partitions, self._replication(replication), config or {})
+            made = bool(self._admin.create_topics([topic]))
+            existing = self._existing([name])[name]
+        if existing.partitions != partitions:
+            raise TopicError(
+                f"topic {name!r} has {existing.partitions} partitions instead of {partitions}, and keys are placed by "
+                "that number; ask for as many, or delete the topic to have it made again"
+            )
+        return made
 
     def prepare(self, graph: GroupGraph) -> dict[str, Topic]:
-        """All topics of a group: its own loop and table made like its inputs, the others checked.
+        """Makes the group's loop and table with its inputs' partition count, and checks all that it reads.
 
-        TopicError names what is missing or does not fit.
+        Returns the topics of the graph that exist. Outputs may be missing here: the first emit would tell.
         """
-        own = [edge for edge in (graph.loop_stream, graph.group_table) if edge is not None]
-        names = {edge.topic for edge in graph.all_edges()}
-        existing = self.describe(names)
-        needed = {edge.topic for edge in graph.all_edges()} - {edge.topic for edge in own}
-        missing = sorted(needed - existing.keys())
-        if missing:
-            raise TopicError(
-                f"group {graph.group!r} needs topics that do not exist: {', '.join(missing)};"
-                " create them with: gokamsg topics create"
-            )
-        partitions = self.check_copartitioned(graph, existing)
-        made = [
-            edge.topic
-            for edge in own
-            if (self.ensure_table if edge is graph.group_table else self.ensure_stream)(edge.topic, partitions)
-        ]
-        for edge in (*graph.joint_tables, *graph.lookup_tables):
-            _check_policy(existing[edge.topic], table=True)
-        if made:
-            existing |= self.describe(made)
-        return existing
+        inputs = [edge.topic for edge in graph.input_streams]
+        tables = [edge.topic for edge in (*graph.joint_tables, *graph.lookup_tables)]
+        read = self._existing([*inputs, *tables])
+        count = read[inputs[0]].partitions
+        if graph.loop_stream is not None:
+            self.ensure_stream(graph.loop_stream.topic, count)
+        if graph.group_table is not None:
+            self.ensure_table(graph.group_table.topic, count)
+        for name in tables:
+            self._check_table(name)
+        for name in inputs:
+            if "compact" in self.config(name).get("cleanup.policy", ""):
+                log.warning("topic %r is compacted: of records with the same key, unread ones may vanish", name)
+        self.check_copartitioned(graph.copartitioned_topics())
+        return self.describe(edge.topic for edge in graph.all_edges())
 
-    def check_copartitioned(self, graph: GroupGraph, existing: dict[str, Topic]) -> int:
-        """The partition count that the group's inputs and joins have in common; TopicError if they differ."""
-        counts = {name: existing[name].partitions for name in graph.copartitioned_topics()}
+    def check_copartitioned(self, names: Collection[str]) -> None:
+        """TopicError when they differ in partition count."""
+        counts = {name: topic.partitions for name, topic in self._existing(names).items()}
         if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
+            shown = ", ".join(f"{name!r} has {count}" for name, count in sorted(counts.items()))
             raise TopicError(
-                f"the inputs and joins of group {graph.group!r} must have the same number of partitions, but {listed};"
-                " delete the one that is wrong and make it again with: gokamsg topics create"
+                f"topics of one group must have equally many partitions: {shown}; "
+                "delete those that are wrong to have them made again"
             )
-        return next(iter(counts.values()))
 
-    def _ensure(self, name: str, partitions: int, replication: int | None, config: dict[str, str]) -> bool:
-        table = config["cleanup.policy"] == "compact"
-        found = self.describe([name]).get(name)
-        if found is None:
-            if replication is None:
-                replication = min(REPLICATION, self._admin.broker_count())
-            if self._admin.create_topic(name, partitions=partitions, replication=replication, config=config):
-                return True
-            found = self.describe([name])[name]  # another process was faster
-        if found.partitions != partitions:
+    def _existing(self, names: Collection[str]) -> dict[str, Topic]:
+        found = self._admin.describe_topics(names)
+        missing = sorted(set(names) - found.keys())
+        if missing:
+            shown = ", ".join(repr(name) for name in missing)
+            raise TopicError(f"missing topic {shown}; create it with: gokamsg topics create")
+        return found
+
+    def _check_table(self, name: str) -> None:
+        policy = self.config(name).get("cleanup.policy", "")
+        if "compact" not in policy:
             raise TopicError(
-                f"topic {name!r} has {found.partitions} partitions where {partitions} are needed; delete it and make it"
-                " again with: gokamsg topics create (its records are lost), or give the others as many"
+                f"topic {name!r} is a table, but its cleanup.policy is {policy!r}, which would delete its rows; set it "
+                f"with: kafka-configs.sh --alter --topic {name} --add-config cleanup.policy=compact"
             )
-        _check_policy(found, table=table)
-        return False
+        if "delete" in policy:
+            log.warning("table %r has cleanup.policy=%s: its rows vanish after retention.ms", name, policy)
 
-
-def _check_policy(topic: Topic, *, table: bool) -> None:
-    policy = topic.config.get("cleanup.policy", "")
-    if table and policy != "compact":
-        raise TopicError(
-            f"topic {topic.name!r} has cleanup.policy={policy}, so a table in it would lose rows; it needs compact:"
-            " gokamsg topics create --fix"
-        )
-    if not table and topic.compacted:
-        raise TopicError(
-            f"topic {topic.name!r} has cleanup.policy={policy}, so a stream in it would lose records; it needs delete:"
-            " gokamsg topics create --fix"
-        )
+    def _replication(self, wanted: int | None) -> int:
+        if wanted is not None:
+            return wanted
+        if self._brokers is None:
+            self._brokers = self._admin.broker_count()
+        return max(1, min(REPLICATION, self._brokers))

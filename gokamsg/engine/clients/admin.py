@@ -123,7 +123,7 @@ class Admin:
         described: dict[str, GroupDescription] = {}
         with connecting(self._config):
             for name, group in self._client.describe_groups(sorted(names)).items():
-                if group["error"] or group["group_state"] == "Dead":
+                if group["error_code"] or group["group_state"] == "Dead":
                     continue
                 offsets = self._client.list_group_offsets({name: None})[name]
                 described[name] = GroupDescription(
@@ -147,14 +147,7 @@ class Admin:
 
 def _topic(described: Mapping[str, Any], config: Mapping[str, Any]) -> Topic:
     partitions = described["partitions"]
-    kept = (
-        "cleanup.policy",
-        "retention.ms",
-        "retention.bytes",
-        "segment.ms",
-        "max.message.bytes",
-        "min.insync.replicas",
-    )
+    kept = ("cleanup.policy", "retention.ms", "retention.bytes", "segment.ms", "max.message.bytes", "min.insync.replicas")
     return Topic(
         name=described["name"],
         topic_id=str(described.get("topic_id")),
