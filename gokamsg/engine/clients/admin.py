@@ -1,10 +1,7 @@
-"""Administration of topics and groups: what there is, and making what is missing.
+"""Asks and tells the cluster: topics, groups, offsets. Any thread may call; every call has the config's request timeout.
 
-Every call has a deadline (the configuration's request timeout) and ends in BrokerUnavailableError when nobody answers.
-Threads: one at a time.
+Nothing here decides what a topic should look like; that is engine/topics.py.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,162 +9,196 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.protocol.consumer import IsolationLevel, OffsetSpec
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, MemberToRemove, OffsetSpec
+from kafka.protocol.consumer import IsolationLevel
 
-from gokamsg.engine.clients.config import ClientConfig, connect, connecting
+from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, connect, connecting
 from gokamsg.engine.clients.reader import TopicPart
-from gokamsg.errors import BrokerUnavailableError, TopicError
+from gokamsg.errors import TopicError
 
 
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """One topic as the cluster has it. `config` holds the settings that concern us, as Kafka spells them."""
+@dataclass(frozen=True)
+class NewTopic:
+    """A topic to be made."""
 
     name: str
-    topic_id: str
     partitions: int
-    replicas: int
+    replication: int
     config: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def compacted(self) -> bool:
-        """Whether old values of a key are removed, as a table needs it."""
-        return "compact" in self.config.get("cleanup.policy", "")
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as it is. `topic_id` changes when it is deleted and made again."""
+
+    name: str
+    partitions: int
+    replication: int
+    topic_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Member:
-    """One member of a consumer group."""
-
     member_id: str
     instance_id: str | None
     client_id: str
     host: str
-    partitions: tuple[TopicPart, ...]
+    partitions: frozenset[TopicPart]
 
 
-@dataclass(frozen=True, slots=True)
-class GroupDescription:
-    """One consumer group: Kafka's state name ("Stable", "Empty", …), its members, its committed offsets."""
+@dataclass(frozen=True)
+class Group:
+    """A consumer group; the state is Kafka's word for it, `Dead` when there is no such group."""
 
-    group: str
+    name: str
     state: str
+    protocol: str
     members: tuple[Member, ...]
-    committed: Mapping[TopicPart, int]
 
 
 class Admin:
-    """See the module."""
+    """See the module. Close it: it has a thread."""
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
-        self._client: KafkaAdminClient = connect(config, KafkaAdminClient)
+        self._admin: KafkaAdminClient = connect(config, KafkaAdminClient)
+
+    def __enter__(self) -> "Admin":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """End the connections."""
-        self._client.close()
+        self._admin.close()
+
+    def cluster(self) -> ClusterInfo:
+        with connecting(self._config):
+            cluster = self._admin.describe_cluster()
+        return ClusterInfo(str(cluster["cluster_id"]), len(cluster["brokers"]))
 
     def broker_count(self) -> int:
-        """How many brokers the cluster has."""
+        return self.cluster().broker_count
+
+    def create_topics(self, topics: Iterable[NewTopic]) -> set[str]:
+        """Makes them and waits until they are usable; the names of those made. One that exists is left as it is."""
+        wanted = {
+            topic.name: {
+                "num_partitions": topic.partitions,
+                "replication_factor": topic.replication,
+                "configs": dict(topic.config),
+            }
+            for topic in topics
+        }
+        if not wanted:
+            return set()
         with connecting(self._config):
-            return len(self._client.describe_cluster()["brokers"])
+            answer = self._admin.create_topics(wanted, raise_errors=False)
+        made = set()
+        for topic in answer["topics"]:
+            error = kafka_errors.for_code(topic["error_code"])
+            if error is kafka_errors.NoError:
+                made.add(topic["name"])
+            elif error is not kafka_errors.TopicAlreadyExistsError:
+                why = topic.get("error_message") or error.__name__
+                raise TopicError(f"topic {topic['name']!r} cannot be created: {why}")
+        with connecting(self._config):
+            self._admin.wait_for_topics(list(wanted), timeout_ms=self._config.request_timeout_ms)
+        return made
+
+    def delete_topics(self, names: Collection[str]) -> None:
+        """Those that exist are gone when this returns."""
+        existing = sorted(self.describe_topics(names))
+        if existing:
+            with connecting(self._config):
+                self._admin.delete_topics(existing)
+
+    def list_topics(self) -> list[str]:
+        with connecting(self._config):
+            return sorted(self._admin.list_topics())
 
     def describe_topics(self, names: Collection[str]) -> dict[str, Topic]:
-        """Those of `names` that exist."""
+        """Those that exist, by name."""
         if not names:
             return {}
         with connecting(self._config):
-            found = [t for t in self._client.describe_topics(sorted(names)) if not t["error_code"]]
-            if not found:
-                return {}
-            resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in found]
-            configs = self._client.describe_configs(resources, config_filter="all").get("topic", {})
-        return {topic["name"]: _topic(topic, configs.get(topic["name"], {})) for topic in found}
+            found = self._admin.describe_topics(sorted(names))
+        topics = {}
+        for topic in found:
+            error = kafka_errors.for_code(topic["error_code"])
+            if error is kafka_errors.UnknownTopicOrPartitionError:
+                continue
+            if error is not kafka_errors.NoError:
+                raise TopicError(f"topic {topic['name']!r} cannot be described: {error.__name__}")
+            replicas = [len(partition["replica_nodes"]) for partition in topic["partitions"]]
+            topics[topic["name"]] = Topic(
+                topic["name"], len(replicas), min(replicas, default=0), str(topic["topic_id"])
+            )
+        return topics
 
-    def create_topic(self, name: str, *, partitions: int, replication: int, config: Mapping[str, str]) -> bool:
-        """Create a topic and wait until it can be used; False if it was there already. TopicError when refused."""
-        options = {"num_partitions": partitions, "replication_factor": replication, "configs": dict(config)}
+    def topic_config(self, name: str) -> dict[str, str]:
+        """Every setting of the topic, defaults included."""
+        resource = ConfigResource(ConfigResourceType.TOPIC, name)
         with connecting(self._config):
-            try:
-                self._client.create_topics({name: options}, wait_for_metadata=True)
-            except kafka_errors.TopicAlreadyExistsError:
-                return False
-            except (
-                kafka_errors.InvalidReplicationFactorError,
-                kafka_errors.InvalidPartitionsError,
-                kafka_errors.InvalidConfigurationError,
-                kafka_errors.PolicyViolationError,
-                kafka_errors.InvalidTopicError,
-                kafka_errors.TopicAuthorizationFailedError,
-                kafka_errors.ClusterAuthorizationFailedError,
-            ) as error:
-                raise TopicError(f"topic {name!r} cannot be created: {error}") from error
-        return True
+            found = self._admin.describe_configs([resource], config_filter="all")
+        return {key: str(entry["value"]) for key, entry in found["topic"].get(name, {}).items()}
 
-    def alter_topic(self, name: str, config: Mapping[str, str]) -> None:
-        """Set these settings of a topic, leaving the others."""
-        with connecting(self._config):
-            self._client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dict(config))])
-
-    def high_watermarks(self, partitions: Iterable[TopicPart]) -> dict[TopicPart, int]:
-        """The end of each log, uncommitted data included."""
+    def high_watermarks(self, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
+        """The end of each log, pending transactions included."""
         return self._offsets(partitions, OffsetSpec.LATEST)
 
-    def log_starts(self, partitions: Iterable[TopicPart]) -> dict[TopicPart, int]:
-        """The first offset that each log still has."""
+    def log_starts(self, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
         return self._offsets(partitions, OffsetSpec.EARLIEST)
 
-    def describe_groups(self, names: Collection[str]) -> dict[str, GroupDescription]:
-        """Those of `names` that exist."""
-        described: dict[str, GroupDescription] = {}
-        with connecting(self._config):
-            for name, group in self._client.describe_groups(sorted(names)).items():
-                if group["error_code"] or group["group_state"] == "Dead":
-                    continue
-                offsets = self._client.list_group_offsets({name: None})[name]
-                described[name] = GroupDescription(
-                    group=name,
-                    state=group["group_state"],
-                    members=tuple(_member(member) for member in group["members"]),
-                    committed={(tp.topic, tp.partition): offset.offset for tp, offset in offsets.items()},
-                )
-        return described
+    def offsets_at(self, partitions: Collection[TopicPart], timestamp_ms: int) -> dict[TopicPart, int]:
+        """The first offset at or after the time, -1 where there is none."""
+        return self._offsets(partitions, timestamp_ms)
 
-    def _offsets(self, partitions: Iterable[TopicPart], spec: OffsetSpec) -> dict[TopicPart, int]:
-        wanted = {TopicPartition(topic, partition): spec for topic, partition in partitions}
-        if not wanted:
+    def groups(self) -> dict[str, str]:
+        """The state of every group, by name."""
+        with connecting(self._config):
+            return {group["group_id"]: group["group_state"] for group in self._admin.list_groups()}
+
+    def describe_group(self, name: str) -> Group:
+        with connecting(self._config):
+            group = self._admin.describe_groups([name])[name]
+        members = tuple(_member(member) for member in group["members"])
+        return Group(name, str(group["group_state"]), str(group["protocol_data"]), members)
+
+    def group_offsets(self, name: str) -> dict[TopicPart, int]:
+        """What the group has committed; pending transactions are not waited for."""
+        with connecting(self._config):
+            found = self._admin.list_group_offsets(name)[name]
+        return {(tp.topic, tp.partition): offset.offset for tp, offset in found.items() if offset.offset >= 0}
+
+    def delete_group(self, name: str) -> bool:
+        """Whether it is gone; a group with members stays."""
+        with connecting(self._config):
+            answer = self._admin.delete_groups([name])[name]
+        return str(answer) in ("OK", "NoError", "GroupIdNotFoundError") or answer is None
+
+    def remove_member(self, group: str, instance_id: str) -> bool:
+        """Takes a static member out of its group; whether it was there."""
+        with connecting(self._config):
+            answer = self._admin.remove_group_members(group, [MemberToRemove(group_instance_id=instance_id)])
+        return all(error is kafka_errors.NoError for error in answer.values())
+
+    def _offsets(self, partitions: Collection[TopicPart], spec: Any) -> dict[TopicPart, int]:
+        if not partitions:
             return {}
+        wanted = {TopicPartition(topic, partition): spec for topic, partition in partitions}
         with connecting(self._config):
-            found = self._client.list_partition_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED)
-        if len(found) != len(wanted):
-            raise BrokerUnavailableError("not every partition has a leader that answers; is a broker down?")
-        return {(tp.topic, tp.partition): entry.offset for tp, entry in found.items()}
+            found = self._admin.list_partition_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED)
+        return {(tp.topic, tp.partition): int(at.offset) for tp, at in found.items()}
 
 
-def _topic(described: Mapping[str, Any], config: Mapping[str, Any]) -> Topic:
-    partitions = described["partitions"]
-    kept = ("cleanup.policy", "retention.ms", "retention.bytes", "segment.ms", "max.message.bytes", "min.insync.replicas")
-    return Topic(
-        name=described["name"],
-        topic_id=str(described.get("topic_id")),
-        partitions=len(partitions),
-        replicas=min((len(partition["replica_nodes"]) for partition in partitions), default=0),
-        config={name: str(config[name]["value"]) for name in kept if name in config},
-    )
-
-
-def _member(described: Mapping[str, Any]) -> Member:
-    assignment = described.get("member_assignment") or {}
-    partitions = [
-        (topic["topic"], partition)
-        for topic in assignment.get("assigned_partitions", ())
-        for partition in topic["partitions"]
-    ]
+def _member(member: Mapping[str, Any]) -> Member:
+    assignment = member["member_assignment"]
+    assigned = assignment["assigned_partitions"] if isinstance(assignment, Mapping) else ()
     return Member(
-        member_id=described["member_id"],
-        instance_id=described.get("group_instance_id"),
-        client_id=described["client_id"],
-        host=described["client_host"],
-        partitions=tuple(sorted(partitions)),
+        member["member_id"],
+        member["group_instance_id"],
+        member["client_id"],
+        str(member["client_host"]).lstrip("/"),
+        frozenset((topic["topic"], partition) for topic in assigned for partition in topic["partitions"]),
     )
