@@ -18,14 +18,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import GokamsgError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))}
 _CONTROL.update({ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"})
@@ -170,43 +170,61 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-@contextmanager
-def progress(label: str, *, interval_s: float = 5.0) -> Iterator[Callable[..., None]]:
-    """Long work on stderr: a bar on a terminal, a line every few seconds elsewhere.
+class Bars:
+    """Long work on stderr: a bar for each on a terminal, a line for each every few seconds elsewhere."""
 
-    Yields update(done, total, detail): total is None if it is not known.
-    """
-    if is_rich(sys.stderr):
-        with _bar(label) as update:
-            yield update
-        return
-    shown = time.monotonic()
+    def __init__(self, *, interval_s: float = 5.0) -> None:
+        self._interval_s = interval_s
+        self._shown_at: dict[str, float] = {}
+        self._rich = is_rich(sys.stderr)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
 
-    def update_plain(done: float, total: float | None, detail: str) -> None:
-        nonlocal shown
+    def update(self, label: str, done: float, total: float | None, detail: str) -> None:
+        """Shows how far `label` is; a total of None is not known."""
+        share = f"{count_text(done)} of {count_text(total)}" if total else count_text(done)
+        if self._rich:
+            self._draw(label, done, total, f"{share}  {detail}")
+            return
         now = time.monotonic()
-        if now - shown >= interval_s:
-            shown = now
-            share = f"{count_text(done)} of {count_text(total)}" if total else count_text(done)
+        if now - self._shown_at.setdefault(label, now) >= self._interval_s:
+            self._shown_at[label] = now
             note(f"{label}: {share}  {detail}")
 
-    yield update_plain
+    def _draw(self, label: str, done: float, total: float | None, detail: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
 
+        if self._bars is None:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[detail]}", markup=False),
+            )
+            self._bars = Progress(*columns, console=rich_console(sys.stderr), transient=True)
+            self._bars.start()
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=total, detail=detail)
+        self._bars.update(self._tasks[label], completed=done, total=total, detail=detail)
 
-@contextmanager
-def _bar(label: str) -> Iterator[Callable[..., None]]:
-    from rich.progress import BarColumn, Progress, TextColumn
+    def remove(self, label: str) -> None:
+        """`label` is done."""
+        self._shown_at.pop(label, None)
+        task = self._tasks.pop(label, None)
+        if self._bars is not None and task is not None:
+            self._bars.remove_task(task)
+            if not self._tasks:
+                self.close()
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[share]}  {task.fields[detail]}", markup=False),
-    )
-    with Progress(*columns, console=rich_console(sys.stderr), transient=True) as bar:
-        task = bar.add_task(label, total=None, share="", detail="")
+    def note(self, line: str) -> None:
+        """One line, above the bars."""
+        if self._bars is None:
+            note(line)
+        else:
+            self._bars.console.print(line)
 
-        def update(done: float, total: float | None, detail: str) -> None:
-            share = f"{count_text(done)} of {count_text(total)}" if total else count_text(done)
-            bar.update(task, completed=done, total=total, share=share, detail=detail)
-
-        yield update
+    def close(self) -> None:
+        """Takes all bars away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        self._tasks.clear()

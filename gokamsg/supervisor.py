@@ -130,15 +130,19 @@ class Supervisor:
             os.write(self._wake_write, b".")
 
     def _start(self, child: _Child) -> None:
-        child.process = subprocess.Popen(
-            child.spec.argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=None if child.spec.environment is None else {**os.environ, **child.spec.environment},
-            # Ctrl-C is for the supervisor, which then stops its children in order.
-            process_group=0,
-        )
+        # Ctrl-C reaches the whole terminal's group, but is for the supervisor, which then stops its children in order:
+        # a child inherits the blocked signal, while one that comes now stays pending for us.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            child.process = subprocess.Popen(
+                child.spec.argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=None if child.spec.environment is None else {**os.environ, **child.spec.environment},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.started = child.heard = time.monotonic()
         child.restart_at = child.error = None
         child.final = child.stalled = False

@@ -11,13 +11,13 @@ TABLE = "blocker-table"
 BLOCK_USER = "block_user"
 
 
-class BlockEvent(msgspec.Struct, gc=False, rename={"unblock": "Unblock"}):
+class BlockEvent(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, rename={"unblock": "Unblock"}):
     """Blocks a user, or lifts the block."""
 
     unblock: bool = False
 
 
-class BlockValue(msgspec.Struct, gc=False, rename={"blocked": "Blocked"}):
+class BlockValue(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, rename={"blocked": "Blocked"}):
     """Whether a user is blocked."""
 
     blocked: bool = False

@@ -15,7 +15,7 @@ GROUP = "detector"
 TABLE = "detector-table"
 
 
-class Counters(msgspec.Struct, gc=False, rename={"sent": "Sent", "received": "Received"}):
+class Counters(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename={"sent": "Sent", "received": "Received"}):
     """How many messages a user sent and received."""
 
     sent: int = 0

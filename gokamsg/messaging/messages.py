@@ -16,7 +16,7 @@ NAME_BYTES = 1024
 """The longest name, in UTF-8 bytes."""
 
 
-class Message(msgspec.Struct, gc=False, rename={"sender": "From", "recipient": "To", "content": "Content"}):
+class Message(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename={"sender": "From", "recipient": "To", "content": "Content"}):
     """One message from one user to another."""
 
     sender: str = ""

@@ -88,9 +88,15 @@ class WorkerMetrics:
         for name, text in WORKER_GAUGES.items():
             gauge = GaugeMetricFamily(f"gokamsg_worker_{name}", text, labels=("worker",))
             for worker, status in statuses.items():
-                value = status.get(name, 0)
-                gauge.add_metric((worker,), float(len(value) if isinstance(value, list) else bool(value) if isinstance(value, dict) else value or 0))
+                gauge.add_metric((worker,), gauge_value(status.get(name)))
             yield gauge
 
-    def render(self) -> bytes:
-        return generate_latest(self._registry)
+    def answer(self) -> Answer:
+        return Answer(generate_latest(self._registry), 200, CONTENT_TYPE_LATEST)
+
+
+def gauge_value(value: Any) -> float:
+    """A status entry as a number: lists by their length, what is there or not as 1 or 0."""
+    if isinstance(value, list):
+        return float(len(value))
+    return float(bool(value)) if value is None or isinstance(value, dict) else float(value)

@@ -41,13 +41,15 @@ def listen(host: str, port: int) -> socket.socket:
 class HttpServer:
     """One listening socket and the application behind it."""
 
-    def __init__(self, app: Callable[..., Iterable[bytes]], listener: socket.socket) -> None:
+    def __init__(
+        self, app: Callable[..., Iterable[bytes]], listener: socket.socket, *, threads: int = THREADS
+    ) -> None:
         self._map: dict[int, Any] = {}
         self._server = waitress.create_server(
             app,
             map=self._map,
             sockets=[listener],
-            threads=THREADS,
+            threads=threads,
             ident=None,
             connection_limit=1000,
             channel_timeout=60,
@@ -79,3 +81,9 @@ class HttpServer:
 
     def _busy(self) -> bool:
         return any(channel.requests or channel.total_outbufs_len for channel in self._server.active_channels.values())
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether the socket listens to this machine only."""
+    host = str(listener.getsockname()[0])
+    return host.startswith("127.") or host == "::1"

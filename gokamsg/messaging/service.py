@@ -50,7 +50,7 @@ class FeedView(Protocol):
     def progress(self) -> tuple[int, int]: ...
 
 
-class SendRequest(msgspec.Struct):
+class SendRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a send request; the sender is the path's user."""
 
     to: str = ""

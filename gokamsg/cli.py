@@ -1,0 +1,54 @@
+"""The command line: assembles the commands, and turns wrong usage into one line.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C. No traceback reaches a user without --debug.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from gokamsg import __version__, console
+from gokamsg.commands import messages, process, serve, status, topics  # noqa: F401 - they register their commands
+from gokamsg.commands.registration import INTERRUPTED, app
+
+# Typer carries a Click of its own since 0.16; this finds the class wherever it lives.
+UsageFailure: Any = typer.BadParameter.__bases__[0]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        console.out(f"gokamsg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Goka in Python: emitters, processors and views on Kafka, and the messaging service built from them."""
+
+
+def usage_error(failure: Any) -> int:
+    """One line about wrong usage, and where help is."""
+    context = failure.ctx
+    if type(failure).__name__ == "NoArgsIsHelpError":
+        console.out(context.get_help())
+        return 0
+    path = context.command_path if context is not None else "gokamsg"
+    console.error(f"{failure.format_message().rstrip('.')}.\nSee '{path} --help'.")
+    return 2
+
+
+def main() -> None:
+    """The installed command `gokamsg`."""
+    console.prepare_streams()
+    try:
+        code = typer.main.get_command(app).main(prog_name="gokamsg", standalone_mode=False)
+    except UsageFailure as failure:
+        code = usage_error(failure)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    sys.exit(code or 0)

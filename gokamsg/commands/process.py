@@ -1,0 +1,191 @@
+"""process: runs roles, each worker a process of its own, and shows what they do."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gokamsg import console
+from gokamsg.config import Settings, load_client_properties
+from gokamsg.supervisor import ChildSpec, Supervisor, SupervisorOptions
+
+from .kafka import client_config, make_topics
+from .registration import command
+
+
+@command("process", "Run one or several roles: collector, blocker, filter, translator, detector, or all of them.")
+def process(settings: Settings) -> None:
+    from gokamsg.messaging.topics import topics_of
+
+    config = client_config(settings)
+    make_topics(config, [topic for role in settings.roles for topic in topics_of(role)])
+    display = Display(as_json=settings.json)
+    supervisor = Supervisor(
+        worker_specs(settings),
+        on_message=display.status,
+        on_event=display.event,
+        on_log=display.log,
+        # A worker gives a record up before its transaction times out; one that is silent for longer is stuck.
+        options=SupervisorOptions(stall_s=max(30.0, 3 * settings.transaction_timeout_ms / 1000)),
+    )
+    stop_on_signals(supervisor)
+    with served_metrics(settings, display.statuses):
+        try:
+            supervisor.run()
+        finally:
+            display.close()
+    display.stopped()
+
+
+def worker_specs(settings: Settings) -> list[ChildSpec]:
+    """One child for each role and worker, in the order in which roles start."""
+    from gokamsg.messaging.roles import ROLES
+
+    common = {
+        "brokers": settings.brokers,
+        "properties": load_client_properties(settings.kafka_config),
+        "state_dir": str(settings.state_path),
+        "guarantee": settings.guarantee,
+        "on_error": settings.on_error,
+        "start": settings.start,
+        "transaction_timeout_ms": settings.transaction_timeout_ms,
+        "role_options": {
+            "keep": settings.keep,
+            "detect_messages": settings.detect_messages,
+            "detect_share": settings.detect_share,
+        },
+        "debug": settings.debug,
+    }
+    specs = []
+    for role in ROLES:
+        for number in range(1, settings.workers + 1) if role in settings.roles else ():
+            argv = [sys.executable, "-m", "gokamsg.commands.worker", role]
+            name = role if settings.workers == 1 else f"{role}/{number}"
+            specs.append(ChildSpec(name, argv, greeting=json.dumps({**common, "role": role}).encode() + b"\n"))
+    return specs
+
+
+def stop_on_signals(supervisor: Supervisor) -> None:
+    """The first SIGINT or SIGTERM stops, the second one kills."""
+    seen = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal seen
+        if seen:
+            supervisor.kill()
+        seen = True
+        supervisor.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+@contextmanager
+def served_metrics(settings: Settings, statuses: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """While it lasts, Prometheus finds the workers' metrics on --metrics-port."""
+    if settings.metrics_port is None:
+        yield
+        return
+    from gokamsg.messaging.metrics import WorkerMetrics
+    from gokamsg.messaging.server import HttpServer, listen
+
+    metrics = WorkerMetrics(statuses)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        answer = metrics.answer()
+        start_response("200 OK", [("Content-Type", answer.content_type)])
+        return [answer.body]
+
+    listener = listen("127.0.0.1", settings.metrics_port)
+    console.note(f"metrics: http://127.0.0.1:{listener.getsockname()[1]}/metrics")
+    server = HttpServer(app, listener, threads=2)
+    thread = threading.Thread(target=server.run, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        thread.join()
+
+
+class Display:
+    """What is shown of the workers: a bar each while they restore, a line for each change; or JSON lines."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.statuses: dict[str, dict[str, Any]] = {}
+        self._as_json = as_json
+        self._said: dict[str, str] = {}
+        self._bars = console.Bars()
+
+    def status(self, worker: str, status: dict[str, Any]) -> None:
+        before = self.statuses.get(worker, {})
+        self.statuses[worker] = status
+        if self._as_json:
+            console.data({"worker": worker, **status})
+            return
+        restoring = status["restoring"]
+        if restoring:
+            left = restoring["remaining_s"]
+            time_left = "" if left is None else f"  {console.duration_text(left)}"
+            partitions = f"{restoring['partitions_done']}/{restoring['partitions']} partitions"
+            rate = f"{console.count_text(restoring['rows_per_s'])}/s"
+            self._bars.update(
+                f"{worker}: restoring", restoring["rows_done"], restoring["rows"], f"{partitions}  {rate}{time_left}"
+            )
+            return
+        self._bars.remove(f"{worker}: restoring")
+        bad = status["bad_records"] - before.get("bad_records", 0)
+        if bad > 0:
+            self._line(worker, f"skipped {console.count_text(bad)} records that cannot be processed")
+        self._say_state(worker, status)
+
+    def _say_state(self, worker: str, status: dict[str, Any]) -> None:
+        if status["notice"]:
+            text = str(status["notice"])
+        elif status["state"] == "running":
+            text = f"running, {partitions_text(status['partitions'])}, {status['guarantee']}"
+        else:
+            return
+        if self._said.get(worker) != text:
+            self._said[worker] = text
+            self._line(worker, text)
+
+    def event(self, worker: str, text: str) -> None:
+        self._bars.remove(f"{worker}: restoring")
+        self._said.pop(worker, None)
+        self.statuses.pop(worker, None)
+        if self._as_json:
+            console.data({"worker": worker, "event": text})
+        else:
+            self._line(worker, text)
+
+    def log(self, worker: str, line: str) -> None:
+        self._line(worker, line)
+
+    def _line(self, worker: str, text: str) -> None:
+        self._bars.note(console.visible(f"{worker}: {text}"))
+
+    def close(self) -> None:
+        self._bars.close()
+
+    def stopped(self) -> None:
+        if not self._as_json:
+            handled = sum(int(status["records"]) for status in self.statuses.values())
+            console.note(f"stopped; {console.count_text(handled)} records handled")
+
+
+def partitions_text(partitions: list[int]) -> str:
+    """'8 partitions (0-7)', '3 partitions (0-1, 5)', '1 partition (4)', 'no partitions'."""
+    if not partitions:
+        return "no partitions"
+    runs: list[list[int]] = []
+    for partition in sorted(partitions):
+        if runs and partition == runs[-1][-1] + 1:
+            runs[-1].append(partition)
+        else:
+            runs.append([partition])
+    ranges = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"{len(partitions)} partition{'s' if len(partitions) > 1 else ''} ({ranges})"

@@ -1,0 +1,108 @@
+"""Makes a command line out of functions and the settings table.
+
+    @command("feed", "Show the latest messages of a user.")
+    def feed(settings: Settings, user: Annotated[str, typer.Argument()]) -> None: ...
+
+The function's own parameters are the command's arguments; its options are the settings that name the command in
+config.py. Whatever a command raises ends as one line on stderr and an exit code: 1 failed, 2 wrong usage, 130 stopped
+by Ctrl-C.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from gokamsg import console
+from gokamsg.config import Setting, Settings, settings_of
+from gokamsg.errors import BrokerUnavailableError
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="gokamsg",
+    help="Goka in Python: emitters, processors and views on Kafka, and the messaging service built from them.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings=CONTEXT,
+    no_args_is_help=True,
+)
+topics_app = typer.Typer(
+    name="topics",
+    help="Create and describe the topics of the messaging service.",
+    rich_markup_mode=None,
+    context_settings=CONTEXT,
+    no_args_is_help=True,
+)
+app.add_typer(topics_app)
+
+Action = Callable[..., None]
+
+
+def command(path: str, summary: str) -> Callable[[Action], Action]:
+    """Registers a function as the command `path` ("feed", "topics create")."""
+
+    def register(action: Action) -> Action:
+        hints = get_type_hints(action, include_extras=True)
+        own = [parameter for name, parameter in inspect.signature(action).parameters.items() if name != "settings"]
+        parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
+        parameters += [option(row) for row in settings_of(path)]
+
+        def run(**values: Any) -> None:
+            arguments = {parameter.name: values.pop(parameter.name) for parameter in own}
+            perform(action, arguments, values)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        parent = topics_app if path.startswith("topics ") else app
+        parent.command(path.split()[-1], help=summary, context_settings=CONTEXT)(run)
+        return action
+
+    return register
+
+
+def option(row: Setting) -> inspect.Parameter:
+    """A row of the settings table as a parameter that Typer makes an option of."""
+    kind, default = row.kind, row.default
+    if kind == tuple[str, ...]:
+        kind, default = list[str], list(row.default)
+    elif type(None) in get_args(kind):
+        kind = kind | None
+    shown = row.default_text if row.kind is not bool and row.default_text else False
+    flags = [row.flag, row.short] if row.short else [row.flag]
+    help_text = row.help if not row.choices or all(choice in row.help for choice in row.choices) else row.help
+    declared = typer.Option(*flags, envvar=row.environment, help=help_text, metavar=row.metavar, show_default=shown)
+    return inspect.Parameter(
+        row.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
+    )
+
+
+def perform(action: Action, arguments: dict[str, Any], values: dict[str, Any]) -> None:
+    """Runs a command's function with checked settings; ends as an exit code."""
+    debug = bool(values.get("debug"))
+    try:
+        if "role" in values:
+            values["role"] = tuple(values["role"] or ())
+        settings = Settings(**values)
+        console.set_up_logging(debug=debug)
+        action(settings, **arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except typer.Exit:
+        raise
+    except Exception as failure:
+        if isinstance(failure, BrokerUnavailableError) and "answers at" in str(failure):
+            failure = BrokerUnavailableError(f"{failure}.\n{START_A_BROKER}").with_traceback(failure.__traceback__)
+        raise typer.Exit(console.report(failure, debug=debug)) from None
+
+
+START_A_BROKER = "Start Apache Kafka there, or name another address with --brokers."

@@ -1,0 +1,128 @@
+"""A worker process: one role, run by `gokamsg process`, never by hand (`python -m gokamsg.commands.worker`).
+
+Its standard input holds its instructions as one JSON line, and ends when its supervisor does; then it stops, as on
+SIGTERM. Its standard output carries its status as JSON lines, twice a second; or, before it fails, {"error": …}.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gokamsg import console
+from gokamsg.errors import GokamsgError, IdentityError, OffsetsLostError, UsageError
+
+if TYPE_CHECKING:
+    from gokamsg.engine import Processor, ProcessorStatus
+
+STATUS_EVERY_S = 0.5
+FINAL = (UsageError, IdentityError, OffsetsLostError)
+
+
+def main() -> None:
+    """Runs until SIGTERM or the end of standard input; exit code 1 with an error line on failure."""
+    instructions = json.loads(sys.stdin.buffer.readline() or b"{}")
+    console.prepare_streams()
+    console.set_up_logging(debug=bool(instructions.get("debug")))
+    try:
+        run(instructions)
+    except Exception as failure:
+        known = isinstance(failure, GokamsgError)
+        text = str(failure) if known else f"unexpected {type(failure).__name__}: {failure}"
+        if instructions.get("debug") or not known:
+            import logging
+
+            logging.getLogger("gokamsg.worker").error("%s", text, exc_info=failure)
+        say({"error": text, "final": isinstance(failure, FINAL)})
+        sys.exit(1)
+
+
+def run(instructions: dict[str, Any]) -> None:
+    """Runs the role's processor."""
+    from gokamsg.engine import ClientConfig, Processor, ProcessorOptions
+    from gokamsg.messaging.roles import ROLES, RoleOptions
+
+    config = ClientConfig(instructions["brokers"], properties=instructions["properties"])
+    options = ProcessorOptions(
+        state_dir=Path(instructions["state_dir"]),
+        guarantee=instructions["guarantee"],
+        on_error=instructions["on_error"],
+        start=instructions["start"],
+        transaction_timeout_ms=instructions["transaction_timeout_ms"],
+    )
+    graph = ROLES[instructions["role"]].build(RoleOptions(**instructions["role_options"]))
+    processor = Processor(config, graph, options, on_status=Reporter())
+    stop_when_told(processor)
+    processor.run()
+
+
+def stop_when_told(processor: "Processor") -> None:
+    """Stops the processor on SIGTERM, and when the supervisor is gone."""
+    signal.signal(signal.SIGTERM, lambda number, frame: processor.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait_for_end() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            continue
+        processor.stop()
+
+    threading.Thread(target=wait_for_end, name="supervisor-watch", daemon=True).start()
+
+
+def say(message: dict[str, Any]) -> None:
+    try:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The supervisor is gone; the end of standard input stops us.
+        sys.stdout = sys.stderr
+
+
+class Reporter:
+    """Turns the processor's status into lines: at every change of state, else twice a second."""
+
+    def __init__(self) -> None:
+        self._said_at = 0.0
+        self._shape: tuple[Any, ...] = ()
+
+    def __call__(self, status: "ProcessorStatus") -> None:
+        shape = (status.state, status.partitions, status.restoring is None, status.notice)
+        now = time.monotonic()
+        if shape == self._shape and now - self._said_at < STATUS_EVERY_S:
+            return
+        self._shape, self._said_at = shape, now
+        restoring = status.restoring
+        say(
+            {
+                "state": status.state.name.lower(),
+                "guarantee": status.guarantee,
+                "partitions": list(status.partitions),
+                "restoring": restoring
+                and {
+                    "partitions_done": restoring.partitions_done,
+                    "partitions": restoring.partitions,
+                    "rows_done": restoring.rows_done,
+                    "rows": restoring.rows,
+                    "rows_per_s": restoring.rows_per_s,
+                    "remaining_s": restoring.remaining_s,
+                },
+                "records": status.records,
+                "records_per_s": round(status.records_per_s, 1),
+                "emitted": status.emitted,
+                "table_writes": status.table_writes,
+                "bad_records": status.bad_records,
+                "commits": status.commits,
+                "aborts": status.aborts,
+                "commit_ms": round(status.commit_ms, 2),
+                "lag": status.total_lag,
+                "notice": status.notice,
+            }
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The service's topics: which there are, which of them are tables, and which must have equal partition counts.
+
+All of it follows from the roles' graphs. Topics are co-partitioned if one role needs it; a topic that is made takes the
+partition count of those that exist among its co-partitioned ones.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gokamsg.engine import GroupGraph, TopicManager
+from gokamsg.errors import TopicError
+
+from .roles import ROLES, RoleOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSettings:
+    """What new topics get. A replication of None is three, or as many as there are brokers."""
+
+    partitions: int = 8
+    replication: int | None = None
+    retention_ms: int | None = None
+
+
+def graphs() -> dict[str, GroupGraph]:
+    """Every role's graph."""
+    return {role.name: role.build(RoleOptions()) for role in ROLES.values()}
+
+
+def tables() -> frozenset[str]:
+    """The names of the topics that are tables (compacted)."""
+    edges = [edge for graph in graphs().values() for edge in (graph.group_table, *graph.joint_tables)]
+    return frozenset(edge.topic for edge in edges if edge is not None)
+
+
+def all_topics() -> tuple[str, ...]:
+    """Every topic, streams before tables."""
+    names = {edge.topic for graph in graphs().values() for edge in graph.all_edges()}
+    return tuple(sorted(names, key=lambda name: (name in tables(), name)))
+
+
+def topics_of(role: str) -> tuple[str, ...]:
+    """The topics that a role reads or writes."""
+    return tuple(sorted({edge.topic for edge in graphs()[role].all_edges()}))
+
+
+def copartitioned() -> tuple[frozenset[str], ...]:
+    """The sets of topics with equal partition counts."""
+    sets: list[frozenset[str]] = []
+    for graph in graphs().values():
+        joined = frozenset(graph.copartitioned_topics())
+        touching = [known for known in sets if known & joined]
+        sets = [known for known in sets if not known & joined] + [joined.union(*touching)]
+    return tuple(sorted(sets, key=sorted))
+
+
+def ensure(manager: TopicManager, names: Iterable[str], settings: TopicSettings | None = None) -> Iterator[str]:
+    """Creates those of `names` that are missing, and yields the names of those it created. Raises TopicError."""
+    settings = settings or TopicSettings()
+    existing = manager.describe(all_topics())
+    for name in names:
+        if name in existing:
+            continue
+        together = next((topics for topics in copartitioned() if name in topics), frozenset())
+        counts = {existing[other].partitions for other in together if other in existing}
+        if len(counts) > 1:
+            found = ", ".join(f"{other} {existing[other].partitions}" for other in sorted(together & existing.keys()))
+            raise TopicError(f"topic {name!r} cannot be made: topics it must match differ in partitions ({found})")
+        partitions = counts.pop() if counts else settings.partitions
+        if name in tables():
+            manager.ensure_table(name, partitions, replication=settings.replication)
+        else:
+            manager.ensure_stream(
+                name, partitions, replication=settings.replication, retention_ms=settings.retention_ms
+            )
+        yield name
+
+
+def mismatches(partitions: dict[str, int]) -> Iterator[str]:
+    """A sentence for each set of co-partitioned topics whose partition counts differ."""
+    for together in copartitioned():
+        counts = {name: partitions[name] for name in sorted(together) if name in partitions}
+        if len(set(counts.values())) > 1:
+            yield ", ".join(f"{name} has {count}" for name, count in counts.items())
