@@ -68,6 +68,17 @@ class StagedAppend:
             log.move_past(self)
 
 
+class _StagedStart:
+    """A start of the log that is not durable yet."""
+
+    def __init__(self, log: PartitionLog, offset: int) -> None:
+        self._log = log
+        self._offset = offset
+
+    def apply(self) -> None:
+        self._log.start_moved(self._offset)
+
+
 class PartitionLog:
     """One partition; see the module's contract."""
 
@@ -85,6 +96,9 @@ class PartitionLog:
         self.deleted = False
         self.snapshot_offset = 0  # end offset of the newest stored snapshot
         self.tail = Tail(budget, 0)
+        self.swept_offset = 0  # no rows are left below it
+        self.tombstones_due_ms = 0  # when the next tombstone or marker may go; 0: not known
+        self._staged_start = 0
         self._clock = clock
         self._open: dict[int, int] = {}  # producer id -> first offset, durable; in the order of offsets
         self._waiters: set[Callable[[], None]] = set()
@@ -172,6 +186,21 @@ class PartitionLog:
         )
         return staged
 
+    def stage_start(self, unit: WriteUnit, offset: int) -> None:
+        """Move the log's start to offset, at most the high watermark; visible once the unit is durable."""
+        if offset > max(self._staged_start, self.log_start_offset):
+            self._staged_start = offset
+            for entry in self.aborted:
+                if entry.marker_offset < offset:
+                    unit.delete(ABORTED_SPACE, self.aborted_key(entry.marker_offset))
+            self.stage_snapshot(unit)
+        unit.then(_StagedStart(self, offset))
+
+    def start_moved(self, offset: int) -> None:
+        """_StagedStart.apply() calls this."""
+        self.log_start_offset = max(self.log_start_offset, offset)
+        self.aborted = [entry for entry in self.aborted if entry.marker_offset >= self.log_start_offset]
+
     def apply(self, staged: StagedAppend) -> None:
         """Make a durable append visible; the store has usually done it already."""
         staged.apply()
@@ -226,7 +255,7 @@ class PartitionLog:
             if producer.transaction_start >= 0
         ]
         snapshot = LogSnapshot(
-            start_offset=self.log_start_offset,
+            start_offset=max(self.log_start_offset, self._staged_start),
             end_offset=self.end_offset,
             cleaned_offset=self.cleaned_offset,
             size_bytes=self.size_bytes,
@@ -266,6 +295,14 @@ class PartitionLog:
                 self._open.setdefault(header.producer_id, header.base_offset)
         self.high_watermark = self.end_offset = header.last_offset + 1
         self.size_bytes += size
+
+    def forget_aborted(self, marker_offsets: set[int]) -> None:
+        """The markers at these offsets are gone from the data file, and their entries with them."""
+        self.aborted = [entry for entry in self.aborted if entry.marker_offset not in marker_offsets]
+
+    def drop_cache(self) -> None:
+        """Compaction has rewritten batches: the cached ones are out of date."""
+        self.tail.clear(self.high_watermark)
 
     def remove(self) -> None:
         """The topic is deleted: forget the cache, wake readers so that they see it."""

@@ -1,6 +1,6 @@
 """Reads from the data file that the caches cannot answer, away from the loop.
 
-Fetches and look-ups by time have a thread and a connection each, so that a scan for a timestamp holds up no fetch.
+Fetches, look-ups by time and the cleaner have a thread and a connection each, so that none holds up another.
 Results are as of some moment at or after the call; callers pass an end offset that was readable when they called.
 Threads: the coroutines run on the broker's loop; close() too.
 """
@@ -34,6 +34,7 @@ class ColdReader:
     def __init__(self, store: Store) -> None:
         self._fetches = _ReadingThread(store, "broker-fetch")
         self._lookups = _ReadingThread(store, "broker-lookup")
+        self._upkeep = _ReadingThread(store, "broker-upkeep")
 
     async def read(self, ranges: Sequence[Range], *, max_bytes: int) -> list[list[bytes]]:
         """The batches of each range, in its order; max_bytes bounds all of them together."""
@@ -59,13 +60,14 @@ class ColdReader:
         row = await self._lookups.run(lambda connection: connection.execute(sql, ids).fetchone())
         return None if row is None else bytes(row[0])
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run work with a reading connection on the look-up thread."""
-        return await self._lookups.run(work)
+    async def upkeep(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a slice of the cleaner's work, with a reading connection, on the thread that is kept for it."""
+        return await self._upkeep.run(work)
 
     def close(self) -> None:
         self._fetches.close()
         self._lookups.close()
+        self._upkeep.close()
 
 
 class _ReadingThread:

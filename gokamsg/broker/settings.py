@@ -53,8 +53,6 @@ class BrokerSettings:
     cache_bytes: int = 32 * MIB  # newest batches kept in memory for readers at the end of a log
 
     # upkeep
-    retention_check_interval_s: float = 30.0
-    compaction_interval_s: float = 15.0
-    snapshot_interval_s: float = 30.0
+    upkeep_interval_s: float = 15.0  # retention, compaction, snapshots
     compaction_max_keys: int = 500_000  # keys compared in one pass; a larger log takes several
     wal_checkpoint_bytes: int = 16 * MIB

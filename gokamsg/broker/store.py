@@ -30,6 +30,7 @@ _INSERT = "INSERT OR REPLACE INTO batches VALUES (?,?,?,?,?,?,?,?,?)"
 _PUT = "INSERT OR REPLACE INTO records VALUES (?,?,?)"
 _DELETE = "DELETE FROM records WHERE space = ? AND key = ?"
 _DELETE_ROW = "DELETE FROM batches WHERE id = ?"
+_MARK_CLEANED = "UPDATE batches SET cleaned_ms = ? WHERE id = ?"
 _DELETE_RANGE = "DELETE FROM batches WHERE id >= ? AND id < ?"
 
 
@@ -83,6 +84,14 @@ class WriteUnit:
     def delete_batches(self, first_id: int, end_id: int) -> None:
         """Delete the rows from first_id up to, not including, end_id."""
         self.ops.append((_DELETE_RANGE, (first_id, end_id)))
+
+    def mark_cleaned(self, row_id: int, cleaned_ms: int) -> None:
+        """Note when compaction first met the tombstones or the marker of a batch."""
+        self.ops.append((_MARK_CLEANED, (cleaned_ms, row_id)))
+
+    def vacuum(self, pages: int) -> None:
+        """Give so many free pages at the end of the file back to the file system."""
+        self.ops.append((f"PRAGMA incremental_vacuum({pages:d})", ()))
 
     @property
     def empty(self) -> bool:
@@ -199,7 +208,7 @@ class Store:
                 self._written_bytes += sum(len(row[8]) for row in rows) + 4096
             for unit in units:
                 for sql, arguments in unit.ops:
-                    execute(sql, arguments)
+                    execute(sql, arguments).fetchall()  # a PRAGMA goes only as far as it is read
                     self._written_bytes += 4096
             execute("COMMIT")
         except BaseException:

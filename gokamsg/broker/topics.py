@@ -155,15 +155,20 @@ class Topics:
         self._add(topic)
         return topic
 
-    async def grow(self, topic: Topic, partitions: int) -> None:
-        """Give the topic so many partitions in all; raises TopicError."""
+    def check_growth(self, topic: Topic, partitions: int) -> None:
+        """Raise TopicError unless the topic could have so many partitions."""
         have = len(topic.partitions)
         if partitions <= have:
             raise TopicError(
                 Code.INVALID_PARTITIONS,
-                f"topic {topic.name!r} has {have} partitions; it can only grow, not to {partitions}",
+                f"topic {topic.name!r} has {have} partitions and can only grow, not to {partitions}",
             )
         self._check_room(topic.name, partitions - have)
+
+    async def grow(self, topic: Topic, partitions: int) -> None:
+        """Give the topic so many partitions in all; raises TopicError."""
+        self.check_growth(topic, partitions)
+        have = len(topic.partitions)
         self._begin(topic.name)
         try:
             unit = self._store.unit()
@@ -240,3 +245,18 @@ class Topics:
             logs = [self._log(name, partition, number) for partition, number in enumerate(record.numbers)]
             config = TopicConfig.of(record.configs, self._settings)
             self._add(Topic(name, uuid.UUID(bytes=record.id), logs, record.configs, config))
+
+
+TOPIC_RESOURCE = 2  # the resource type of topics in the config APIs
+
+
+def altered_topic(topics: Topics, resource_type: int, name: str) -> Topic:
+    """The topic whose configs are to be changed; raises TopicError."""
+    if resource_type != TOPIC_RESOURCE:
+        raise TopicError(
+            Code.INVALID_REQUEST, "only configs of topics can be changed; the broker's are set at its start"
+        )
+    topic = topics.get(name)
+    if topic is None:
+        raise TopicError(Code.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {name!r}")
+    return topic

@@ -1,0 +1,80 @@
+"""IncrementalAlterConfigs, versions 0-1.
+
+Behaviour: sets (0), deletes (1), appends to (2) or subtracts from (3) single configs of a topic; the latter two are for
+lists only. Nothing changes if one operation on a topic is refused.
+Unlike Kafka: the broker's own configs are fixed at its start; changing them is refused (42).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kafka.protocol.admin import IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse
+
+from gokamsg.broker.codes import Code
+from gokamsg.broker.configs import TOPIC_CONFIGS, ConfigError, ConfigType, check_topic_configs, default_of
+from gokamsg.broker.registry import RequestContext, api
+from gokamsg.broker.state import Broker
+from gokamsg.broker.topics import Topic, TopicError, altered_topic
+
+SET, DELETE, APPEND, SUBTRACT = range(4)
+
+
+@api(
+    44,
+    "IncrementalAlterConfigs",
+    versions=(0, 1),
+    request=IncrementalAlterConfigsRequest,
+    response=IncrementalAlterConfigsResponse,
+)
+async def incremental_alter_configs(broker: Broker, request: Any, context: RequestContext) -> Any:
+    version = context.api_version
+    responses = []
+    for asked in request.resources:
+        code, message = Code.NONE, None
+        try:
+            topic = altered_topic(broker.topics, asked.resource_type, asked.resource_name)
+            configs = _changed(broker, topic, asked.configs)
+            if not request.validate_only:
+                await broker.topics.configure(topic, configs)
+        except TopicError as error:
+            code, message = error.code, error.message
+        except ConfigError as error:
+            code, message = Code.INVALID_CONFIG, str(error)
+        responses.append(
+            IncrementalAlterConfigsResponse.AlterConfigsResourceResponse(
+                version=version,
+                error_code=int(code),
+                error_message=message,
+                resource_type=asked.resource_type,
+                resource_name=asked.resource_name,
+            )
+        )
+    return IncrementalAlterConfigsResponse(version=version, responses=responses)
+
+
+def _changed(broker: Broker, topic: Topic, operations: list[Any]) -> dict[str, str]:
+    """The topic's configs after the operations, checked."""
+    configs: dict[str, str | None] = dict(topic.configs)
+    for change in operations:
+        row = TOPIC_CONFIGS.get(change.name)
+        if row is None:
+            raise ConfigError(f"there is no topic config {change.name!r}")
+        if change.config_operation == SET:
+            configs[change.name] = change.value
+        elif change.config_operation == DELETE:
+            configs.pop(change.name, None)
+        elif change.config_operation in (APPEND, SUBTRACT):
+            if row.type is not ConfigType.LIST:
+                raise ConfigError(f"{change.name!r} is not a list; it can only be set or deleted")
+            current = configs.get(change.name) or default_of(row, broker.settings)
+            items = [item.strip() for item in current.split(",") if item.strip()]
+            given = [item.strip() for item in (change.value or "").split(",") if item.strip()]
+            if change.config_operation == APPEND:
+                items += [item for item in given if item not in items]
+            else:
+                items = [item for item in items if item not in given]
+            configs[change.name] = ",".join(items)
+        else:
+            raise ConfigError(f"there is no config operation {change.config_operation}")
+    return check_topic_configs(configs)
