@@ -10,13 +10,14 @@ from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, check_broke
 from gokamsg.engine.clients.consumer import Assigned, Event, GroupConsumer, Lost, Membership, Revoked
 from gokamsg.engine.clients.producer import IdempotentProducer, TransactionalProducer
 from gokamsg.engine.clients.reader import Batches, TopicPart
-from gokamsg.engine.clients.sending import BATCH_BYTES, SentBatch
+from gokamsg.engine.clients.sending import BATCH_BYTES, BatchSender, SentBatch
 from gokamsg.engine.clients.table_consumer import TableConsumer
 
 __all__ = [
     "BATCH_BYTES",
     "Admin",
     "Assigned",
+    "BatchSender",
     "Batches",
     "ClientConfig",
     "ClusterInfo",

@@ -1,4 +1,4 @@
-"""Asks and tells the cluster: topics, groups, offsets. Any thread may call; every call has the config's request timeout.
+"""Asks and tells the cluster: topics, groups, offsets. Any thread may call; each call has the time limit of the config.
 
 Nothing here decides what a topic should look like; that is engine/topics.py.
 """
