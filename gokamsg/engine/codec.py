@@ -139,7 +139,15 @@ class Json(Generic[T]):
         if len(data.translate(None, b"<>&\xe2")) != len(data):
             data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
             data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+        if self._has_numbers and _ODD_NUMBER.search(data):
+            self._check_numbers(data)
         return data
+
+    def _check_numbers(self, data: bytes) -> None:
+        try:
+            go_json.decode(self._schema, data)
+        except CodecError as error:
+            raise CodecError(f"codec {self.name} cannot encode a number: {error}") from error
 
     def _encode_repaired(self, value: T) -> bytes:
         try:

@@ -102,6 +102,8 @@ class Visitor:
     callback: Callback
 
 
+_NO_CALLBACK = object()
+
 AnyEdge: TypeAlias = Input | Inputs | Output | Join | Lookup | Loop | Persist | Visitor
 
 
@@ -241,8 +243,9 @@ def _broken_edge_rules(edge: Edge) -> Iterator[str]:
     codec: object = edge.codec
     if isinstance(codec, type) or not all(hasattr(codec, name) for name in ("name", "encode", "decode")):
         yield f"{edge.kind} {edge.topic!r} has {edge.codec!r} for a codec; use an object like String() or Json(Message)"
-    if isinstance(edge, (Input, Loop)) and not callable(edge.callback):
-        yield f"{edge.kind} {edge.topic!r} has {edge.callback!r} for a callback; use a function of (context, value)"
+    callback: object = getattr(edge, "callback", _NO_CALLBACK)
+    if callback is not _NO_CALLBACK and not callable(callback):
+        yield f"{edge.kind} {edge.topic!r} has {callback!r} for a callback; use a function of (context, value)"
 
 
 def _repeated(kind: str, names: Sequence[str]) -> Iterator[str]:
