@@ -1,1 +1,85 @@
-"""Goka in Python: a general stream-processing library; knows nothing of messages, HTTP or the command line."""
+"""Goka in Python: emitters, processors and views on Kafka, exactly-once.
+
+A general library: it knows Kafka, tables and callbacks, nothing of messages, HTTP or the command line. These names are
+its public interface; everything else may change.
+
+    def count(context: Context, line: str) -> None:
+        context.set_value((context.value() or 0) + len(line.split()))
+
+    graph = define_group("words", Input("lines", String(), count), Persist(Int64()))
+    Processor(ClientConfig("localhost:9092"), graph, ProcessorOptions(state_dir=Path("state"))).run()
+"""
+
+from gokamsg.engine.clients import ClientConfig, ClusterInfo, check_broker
+from gokamsg.engine.codec import Bytes, Codec, Int64, Json, String
+from gokamsg.engine.context import Context
+from gokamsg.engine.emitter import Emitter, Promise, RecordPosition
+from gokamsg.engine.graph import (
+    GroupGraph,
+    Input,
+    Inputs,
+    Join,
+    Lookup,
+    Loop,
+    Output,
+    Persist,
+    Visitor,
+    define_group,
+)
+from gokamsg.engine.hashing import Partitioner, fnv1a32
+from gokamsg.engine.names import Group, Stream, Table, loop_of, table_of
+from gokamsg.engine.options import GUARANTEES, ON_ERROR, STARTS, ProcessorOptions
+from gokamsg.engine.processor import Processor
+from gokamsg.engine.state import ProcessorState, ViewState
+from gokamsg.engine.stats import ProcessorStatus
+from gokamsg.engine.sqlite_storage import SQLiteStorage
+from gokamsg.engine.storage import MemoryStorage, Storage
+from gokamsg.engine.table_reader import RestoreProgress
+from gokamsg.engine.topics import TopicManager
+from gokamsg.engine.view import View
+
+__all__ = [
+    "GUARANTEES",
+    "ON_ERROR",
+    "STARTS",
+    "Bytes",
+    "ClientConfig",
+    "ClusterInfo",
+    "Codec",
+    "Context",
+    "Emitter",
+    "Group",
+    "GroupGraph",
+    "Input",
+    "Inputs",
+    "Int64",
+    "Join",
+    "Json",
+    "Lookup",
+    "Loop",
+    "MemoryStorage",
+    "Output",
+    "Partitioner",
+    "Persist",
+    "Processor",
+    "ProcessorOptions",
+    "ProcessorState",
+    "ProcessorStatus",
+    "Promise",
+    "RecordPosition",
+    "RestoreProgress",
+    "SQLiteStorage",
+    "Storage",
+    "Stream",
+    "String",
+    "Table",
+    "TopicManager",
+    "View",
+    "ViewState",
+    "Visitor",
+    "check_broker",
+    "define_group",
+    "fnv1a32",
+    "loop_of",
+    "table_of",
+]

@@ -93,6 +93,7 @@ class BatchReader:
 
     def beginning_offsets(self, partitions: Collection[TopicPart], timeout_s: float = 10.0) -> dict[TopicPart, int]:
         """Where each log starts."""
+        self._unpark()
         with connecting(self._config):
             return _ours(self._fetcher.beginning_offsets(_kafka(partitions), timeout_s * 1000))
 
@@ -102,6 +103,7 @@ class BatchReader:
         """The high watermark of each partition, or (read_committed) its last stable offset."""
         if not partitions:
             return {}
+        self._unpark()
         fetcher = copy.copy(self._fetcher)  # shares the connections; only its isolation level is its own
         fetcher._isolation_level = IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED
         with connecting(self._config):
@@ -155,6 +157,11 @@ class BatchReader:
         # kafka-python has one fetch at a broker at a time. One that is parked there for fetch_max_wait_ms would hold up
         # partitions that were resumed, added or sought meanwhile; closing its connection ends it.
         for node in self._misdirected():
+            self._run(self._consumer._manager.close, node)
+
+    def _unpark(self) -> None:
+        # A broker answers the requests of a connection in order: behind a parked fetch, others wait as long as it does.
+        for node in set(self._fetcher._nodes_with_pending_fetch_requests):
             self._run(self._consumer._manager.close, node)
 
     def _run(self, coroutine: Any, *args: Any) -> Any:
