@@ -295,7 +295,7 @@ class BatchBuilder:
 
     def __init__(self) -> None:
         self._body = bytearray(HEADER_BYTES)
-        self._timestamp = -1
+        self._timestamp: int | None = None
         self._prefix = b""
         self.base_timestamp = -1
         self.max_timestamp = -1
