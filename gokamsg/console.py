@@ -129,8 +129,13 @@ def set_up_logging(*, debug: bool) -> None:
         logging.getLogger("waitress").setLevel(logging.CRITICAL)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table on stdout: aligned columns, no lines; a bold header on a terminal. `right`: columns of numbers."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), redraw: bool = False
+) -> None:
+    """A table on stdout: aligned columns, no lines; a bold header on a terminal. `right`: columns of numbers.
+
+    `redraw`: on a terminal it takes the place of what is there.
+    """
     from rich.cells import cell_len, set_cell_size
 
     shown = [[visible(cell) for cell in row] for row in rows]
@@ -143,7 +148,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
         return "  ".join(parts).rstrip()
 
     if is_rich(sys.stdout):
-        rich_console(sys.stdout).print(line(columns), style="bold")
+        console = rich_console(sys.stdout)
+        if redraw:
+            console.clear()
+        console.print(line(columns), style="bold")
     else:
         out(line(columns))
     for row in shown:

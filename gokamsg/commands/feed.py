@@ -45,7 +45,8 @@ def feed(
             if changes.get() == user:
                 printer.show(view.get(user) or [])
     finally:
-        view.stop()
+        # Nothing is stored, so there is nothing to wait for.
+        view.stop(timeout_s=0)
 
 
 def open_view(config: "ClientConfig", user: str) -> "View":

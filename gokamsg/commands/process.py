@@ -124,7 +124,9 @@ class Display:
         before = self.statuses.get(worker, {})
         self.statuses[worker] = status
         if self._as_json:
-            console.data({"worker": worker, **status})
+            # What an idle worker repeats is only that it is there.
+            if {**status, "records_per_s": 0} != {**before, "records_per_s": 0}:
+                console.data({"worker": worker, **status})
             return
         restoring = status["restoring"]
         if restoring:

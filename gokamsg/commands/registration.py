@@ -22,6 +22,7 @@ from gokamsg.errors import BrokerUnavailableError
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 INTERRUPTED = 130
+EPILOG = "Every option can be set in the environment as well: --kafka-config as GOKAMSG_KAFKA_CONFIG."
 
 app = typer.Typer(
     name="gokamsg",
@@ -59,7 +60,7 @@ def command(path: str, summary: str) -> Callable[[Action], Action]:
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         parent = topics_app if path.startswith("topics ") else app
-        parent.command(path.split()[-1], help=summary, context_settings=CONTEXT)(run)
+        parent.command(path.split()[-1], help=summary, epilog=EPILOG, context_settings=CONTEXT)(run)
         return action
 
     return register
@@ -70,15 +71,23 @@ def option(row: Setting) -> inspect.Parameter:
     kind, default = row.kind, row.default
     if kind == tuple[str, ...]:
         kind, default = list[str], list(row.default)
-    elif type(None) in get_args(kind):
-        kind = kind | None
-    shown = row.default_text if row.kind is not bool and row.default_text else False
     flags = [row.flag, row.short] if row.short else [row.flag]
-    help_text = row.help if not row.choices or all(choice in row.help for choice in row.choices) else row.help
-    declared = typer.Option(*flags, envvar=row.environment, help=help_text, metavar=row.metavar, show_default=shown)
+    help_text = row.help
+    if row.kind is not bool and row.default_text:
+        help_text += f" [default: {row.default_text}]"
+    declared = typer.Option(
+        *flags, envvar=row.environment, help=help_text, metavar=metavar(row), show_default=False, show_envvar=False
+    )
     return inspect.Parameter(
         row.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
     )
+
+
+def metavar(row: Setting) -> str | None:
+    """What stands for the option's value in its help."""
+    if row.metavar is not None or row.kind is bool:
+        return row.metavar
+    return "|".join(row.choices) or {int: "N", float: "X"}.get(get_args(row.kind)[0] if get_args(row.kind) else row.kind)
 
 
 def perform(action: Action, arguments: dict[str, Any], values: dict[str, Any]) -> None:

@@ -48,7 +48,8 @@ def copartitioned() -> tuple[frozenset[str], ...]:
     """The sets of topics with equal partition counts."""
     sets: list[frozenset[str]] = []
     for graph in graphs().values():
-        joined = frozenset(graph.copartitioned_topics())
+        own = [edge.topic for edge in (graph.loop_stream, graph.group_table) if edge is not None]
+        joined = frozenset((*graph.copartitioned_topics(), *own))
         touching = [known for known in sets if known & joined]
         sets = [known for known in sets if not known & joined] + [joined.union(*touching)]
     return tuple(sorted(sets, key=sorted))

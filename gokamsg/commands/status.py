@@ -1,0 +1,95 @@
+"""status: the roles' groups: members, partitions, lag and rate, as the brokers know them."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gokamsg import console
+from gokamsg.config import Settings
+
+from .kafka import client_config
+from .registration import command
+
+if TYPE_CHECKING:
+    from gokamsg.engine import Admin
+
+RATE_WINDOW_S = 0.5
+WATCH_EVERY_S = 1.0
+STATES = {"Stable": "running", "Empty": "stopped", "Dead": "never ran"}
+
+Offsets = Mapping[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """One group at one moment; `handled` is the sum of its committed offsets."""
+
+    group: str
+    members: int
+    partitions: int
+    lag: int
+    state: str
+    handled: int
+    at_s: float
+
+
+@command("status", "Show the groups: members, partitions, lag and rates.")
+def status(settings: Settings) -> None:
+    from gokamsg.engine import Admin
+    from gokamsg.messaging.roles import ROLES, RoleOptions
+
+    graphs = {role.group: role.build(RoleOptions()) for role in ROLES.values()}
+    inputs = {group: tuple(graph.consumed_topics()) for group, graph in graphs.items()}
+    with Admin(client_config(settings)) as admin:
+        before = observe(admin, inputs)
+        time.sleep(RATE_WINDOW_S)
+        while True:
+            now = observe(admin, inputs)
+            show(before, now, as_json=settings.json, redraw=settings.watch)
+            if not settings.watch:
+                return
+            before = now
+            time.sleep(WATCH_EVERY_S)
+
+
+def observe(admin: "Admin", inputs: Mapping[str, tuple[str, ...]]) -> dict[str, GroupStatus]:
+    """Every group now."""
+    topics = admin.describe_topics(sorted({topic for names in inputs.values() for topic in names}))
+    places = [(topic.name, partition) for topic in topics.values() for partition in range(topic.partitions)]
+    ends, starts = admin.high_watermarks(places), admin.log_starts(places)
+    known = admin.groups()
+    found = {}
+    for group, names in inputs.items():
+        members = admin.describe_group(group).members if group in known else ()
+        committed = admin.group_offsets(group) if group in known else {}
+        own = [place for place in places if place[0] in names]
+        found[group] = GroupStatus(
+            group=group,
+            members=len(members),
+            partitions=len({number for member in members for _, number in member.partitions}),
+            lag=sum(max(0, ends[place] - max(committed.get(place, 0), starts[place])) for place in own),
+            state=STATES.get(known.get(group, "Dead"), "rebalancing"),
+            handled=sum(committed.get(place, 0) for place in own),
+            at_s=time.monotonic(),
+        )
+    return found
+
+
+def show(
+    before: Mapping[str, GroupStatus], now: Mapping[str, GroupStatus], *, as_json: bool, redraw: bool
+) -> None:
+    """One row for each group; on a terminal that is watched, over the rows before."""
+    rows = []
+    for group, present in now.items():
+        earlier = before[group]
+        rate = max(0.0, (present.handled - earlier.handled) / max(present.at_s - earlier.at_s, 1e-3))
+        if as_json:
+            shown = {"members": present.members, "partitions": present.partitions, "lag": present.lag}
+            console.data({"group": group, **shown, "records_per_s": round(rate, 1), "state": present.state})
+            continue
+        numbers = (str(present.members), str(present.partitions), console.count_text(present.lag))
+        rows.append((group, *numbers, console.count_text(rate), present.state))
+    if not as_json:
+        columns = ("group", "members", "partitions", "lag", "records/s", "state")
+        console.table(columns, rows, right=("members", "partitions", "lag", "records/s"), redraw=redraw)

@@ -1,0 +1,105 @@
+"""topics create, topics describe: the service's topics on the cluster."""
+
+from typing import TYPE_CHECKING
+
+from gokamsg import console
+from gokamsg.config import Settings
+from gokamsg.errors import TopicError
+
+from .kafka import client_config
+from .registration import command
+
+if TYPE_CHECKING:
+    from gokamsg.engine import Admin
+
+
+@command("topics create", "Create the topics of the messaging service; those that exist stay as they are.")
+def create(settings: Settings) -> None:
+    from gokamsg.engine import TopicManager
+    from gokamsg.messaging.topics import TopicSettings, all_topics, copartitioned, ensure
+
+    wanted = TopicSettings(settings.partitions, settings.replication, settings.retention_ms)
+    names = all_topics()
+    with TopicManager(client_config(settings)) as manager:
+        created = set(ensure(manager, names, wanted))
+        found = manager.describe(names)
+        for together in copartitioned():
+            manager.check_copartitioned([name for name in together if name in found])
+    for name in names:
+        partitions = found[name].partitions
+        outcome = "created" if name in created else "exists"
+        if settings.json:
+            console.data({"topic": name, "partitions": partitions, "outcome": outcome})
+        else:
+            console.out(f"{name}: {outcome}, {partitions} partitions")
+
+
+@command("topics describe", "Show the topics of the messaging service, and check that they fit together.")
+def describe(settings: Settings) -> None:
+    from gokamsg.engine import Admin
+    from gokamsg.messaging.topics import all_topics, copartitioned, mismatches
+
+    with Admin(client_config(settings)) as admin:
+        rows = describe_all(admin, all_topics())
+    found = {str(row["topic"]): int(row["partitions"]) for row in rows}
+    if settings.json:
+        for row in rows:
+            console.data(row)
+    else:
+        show(rows)
+        for together in copartitioned():
+            counts = {found[name] for name in together if name in found}
+            if len(counts) == 1:
+                console.out(f"co-partitioned: {', '.join(sorted(together & found.keys()))}: {counts.pop()} each")
+    missing = [name for name in all_topics() if name not in found]
+    if missing and not settings.json:
+        console.note(f"not there yet: {', '.join(missing)} (gokamsg topics create)")
+    if wrong := list(mismatches(found)):
+        raise TopicError(
+            f"topics that one role reads together differ in partitions: {'; '.join(wrong)}.\n"
+            "Delete those that are wrong, and create them again with 'gokamsg topics create'."
+        )
+
+
+def describe_all(admin: "Admin", names: tuple[str, ...]) -> list[dict[str, object]]:
+    """What there is to say of those topics that exist."""
+    found = admin.describe_topics(names)
+    places = [(topic.name, partition) for topic in found.values() for partition in range(topic.partitions)]
+    ends, starts = admin.high_watermarks(places), admin.log_starts(places)
+    rows: list[dict[str, object]] = []
+    for name in names:
+        if name not in found:
+            continue
+        topic, config = found[name], admin.topic_config(name)
+        rows.append(
+            {
+                "topic": name,
+                "partitions": topic.partitions,
+                "replicas": topic.replication,
+                "policy": config.get("cleanup.policy", ""),
+                "retention_ms": int(config.get("retention.ms", "-1")),
+                "offsets": sum(ends[name, number] - starts[name, number] for number in range(topic.partitions)),
+            }
+        )
+    return rows
+
+
+def show(rows: list[dict[str, object]]) -> None:
+    """The rows as a table. Offsets count transaction markers and what compaction has removed as well as records."""
+    columns = ("topic", "partitions", "replicas", "policy", "kept", "offsets")
+    cells = []
+    for row in rows:
+        kept = kept_text(int(str(row["retention_ms"]))) if "delete" in str(row["policy"]) else ""
+        numbers = (str(row["partitions"]), str(row["replicas"]), str(row["policy"]), kept)
+        cells.append((str(row["topic"]), *numbers, console.count_text(int(str(row["offsets"])))))
+    console.table(columns, cells, right=("partitions", "replicas", "kept", "offsets"))
+
+
+def kept_text(retention_ms: int) -> str:
+    """'7 d', '12 h', '5 min', 'for ever'."""
+    if retention_ms < 0:
+        return "for ever"
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
+        if retention_ms >= size and retention_ms % size == 0:
+            return f"{retention_ms // size:,} {unit}"
+    return f"{retention_ms:,} ms"
