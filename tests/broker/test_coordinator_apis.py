@@ -36,6 +36,8 @@ from tests.broker.scene import TOPIC, Scene, at, scene
 
 SUBSCRIPTION = b"\0\0" + b"\0\0\0\1" + b"\0\1t" + b"\xff\xff\xff\xff"  # version 0: the topic "t", no user data
 
+PROTOCOL = {"protocol_type": "consumer", "protocol_name": "range"}
+
 
 def versions(*keys: int) -> list[int]:
     """All versions that any of the APIs has; `sized` brings them into the range of each."""
@@ -110,8 +112,11 @@ async def test_join_sync_heartbeat_leave(tmp_path: Path, version: int) -> None:
         assert [(m.member_id, m.metadata) for m in joined.members] == [(joined.member_id, SUBSCRIPTION)]
         me = {"group_id": "g", "generation_id": 1, "member_id": joined.member_id}
         assignment = SyncGroupRequest.SyncGroupRequestAssignment(member_id=joined.member_id, assignment=b"mine")
-        synced = await ask(it, SyncGroupRequest, version, **me, assignments=[assignment])
+        synced = await ask(it, SyncGroupRequest, version, **me, **PROTOCOL, assignments=[assignment])
         assert (synced.error_code, synced.assignment) == (0, b"mine")
+        if version >= 5:
+            synced = await ask(it, SyncGroupRequest, version, **me, assignments=[])
+            assert synced.error_code == Code.INCONSISTENT_GROUP_PROTOCOL
         assert (await ask(it, HeartbeatRequest, version, **me)).error_code == 0
         wrong = me | {"generation_id": 7}
         assert (await ask(it, HeartbeatRequest, version, **wrong)).error_code == Code.ILLEGAL_GENERATION
@@ -205,7 +210,7 @@ async def test_describe_list_and_delete_groups(tmp_path: Path, version: int) -> 
         states = [(group.group_id, group.group_state, group.error_code) for group in described.groups]
         assert states == [("g", "CompletingRebalance", 0), ("idle", "Empty", 0), ("no", "Dead", 0)]
         assert [member.member_metadata for member in described.groups[0].members] == [b""]
-        await ask(it, SyncGroupRequest, version, group_id="g", generation_id=1, member_id=joined.member_id)
+        await ask(it, SyncGroupRequest, version, group_id="g", generation_id=1, member_id=joined.member_id, **PROTOCOL)
         described = await ask(it, DescribeGroupsRequest, version, groups=["g"])
         (group,) = described.groups
         assert (group.group_state, group.protocol_type, group.protocol_data) == ("Stable", "consumer", "range")

@@ -1,155 +1,139 @@
-"""A client that speaks one request at a time over a plain socket, at any version: what the API tests use.
+"""A client without opinions: sends one request at the version asked for, and returns what came back."""
 
-Requests and responses are kafka.protocol's own classes, so what a handler answers is decoded by what clients use.
-"""
-
+import itertools
 import socket
-import struct
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Any
 
-from kafka.protocol.producer import ProduceRequest, ProduceResponse
+from kafka.protocol.metadata import FindCoordinatorRequest
+from kafka.protocol.producer import ProduceRequest
+from kafka.record import MemoryRecordsBuilder
 
-from gokamsg.broker.batch import BatchHeader, seal
+from tests.helpers import eventually
+
+COORDINATOR_BUSY = {14, 15, 16}  # what Apache Kafka answers until it has loaded or found a coordinator
+CONCURRENT_TRANSACTIONS = 51
 
 
 class WireClient:
-    """One connection to a broker; use it in a with block."""
+    """One connection; requests are answered in their order, one at a time."""
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: str, *, client_id: str = "wire", timeout_s: float = 30.0) -> None:
         host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout_s)
-        self._correlation_id = 0
+        self._socket = socket.create_connection((host, int(port)), timeout=timeout_s)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._client_id = client_id
+        self._ids = itertools.count(1)
+        self._waiting: list[Any] = []
 
     def __enter__(self) -> "WireClient":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.socket.close()
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
-    def send(self, request: Any, version: int) -> int:
-        """Send a request; its correlation id."""
-        self._correlation_id += 1
-        request.API_VERSION = version
-        request.with_header(self._correlation_id, "wire-client")
-        self.socket.sendall(bytes(request.encode(version=version, header=True, framed=True)))
-        return self._correlation_id
+    def close(self) -> None:
+        self._socket.close()
 
-    def receive_frame(self) -> bytes:
-        """The next response without its length; ConnectionError when the broker closes the connection."""
-        return self._read(struct.unpack(">i", self._read(4))[0])
+    def send(self, request: Any) -> None:
+        """Send without waiting; receive() reads the answers in order."""
+        request.with_header(correlation_id=next(self._ids), client_id=self._client_id)
+        self._socket.sendall(request.encode(header=True, framed=True))
+        self._waiting.append(request)
 
-    def receive(self, response: Any, version: int, correlation_id: int) -> Any:
-        decoded = response.decode(self.receive_frame(), version=version, header=True)
-        assert decoded.header.correlation_id == correlation_id
-        return decoded
+    def receive(self) -> Any:
+        """The next answer; raises ConnectionError if the broker closes the connection instead."""
+        request = self._waiting.pop(0)
+        response_type = _response_of(request)
+        frame = self._read(int.from_bytes(self._read(4), "big"))
+        return response_type.decode(frame, version=request.API_VERSION, header=True)
 
-    def ask(self, request: Any, response: Any, version: int) -> Any:
-        """Send a request and wait for its response."""
-        return self.receive(response, version, self.send(request, version))
+    def ask(self, request: Any) -> Any:
+        self.send(request)
+        return self.receive()
+
+    def settled(self, request: Any) -> Any:
+        """ask(), again and again while the coordinator is busy; what Kafka's own clients do too."""
+
+        def answered() -> Any:
+            answer = self.ask(request)
+            return None if set(codes(answer)) & (COORDINATOR_BUSY | {CONCURRENT_TRANSACTIONS}) else answer
+
+        return eventually(f"an answer to {request.name} of a coordinator that is ready", answered, timeout_s=30)
 
     def _read(self, size: int) -> bytes:
         parts = []
-        while size > 0:
-            part = self.socket.recv(size)
+        while size:
+            part = self._socket.recv(size)
             if not part:
                 raise ConnectionError("the broker closed the connection")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
 
-    def closed_by_peer(self) -> bool:
-        """Whether the broker closes this connection without sending anything more; waits for it."""
-        try:
-            return self.socket.recv(1) == b""
-        except ConnectionError:
-            return True
 
-    # ---- requests that many tests make
-
-    def produce(
-        self,
-        topic: str,
-        partition: int,
-        batch: bytes | None,
-        *,
-        version: int = 9,
-        acks: int = -1,
-        transactional_id: str | None = None,
-    ) -> Any:
-        """Produce one batch; the partition's part of the response."""
-        request = produce_request([(topic, partition, batch)], acks=acks, transactional_id=transactional_id)
-        return self.ask(request, ProduceResponse, version).responses[0].partition_responses[0]
+def _response_of(request: Any) -> Any:
+    module = __import__(type(request).__module__, fromlist=["_"])
+    return getattr(module, request.name.replace("Request", "Response"))
 
 
-def produce_request(
-    batches: list[tuple[str, int, bytes | None]], *, acks: int = -1, transactional_id: str | None = None
-) -> Any:
-    by_topic: dict[str, list[Any]] = {}
-    for topic, partition, batch in batches:
-        by_topic.setdefault(topic, []).append(
-            ProduceRequest.TopicProduceData.PartitionProduceData(index=partition, records=batch)
-        )
-    return ProduceRequest(
-        transactional_id=transactional_id,
-        acks=acks,
-        timeout_ms=5_000,
-        topic_data=[
-            ProduceRequest.TopicProduceData(name=name, partition_data=parts) for name, parts in by_topic.items()
-        ],
-    )
+def codes(answer: Any) -> Iterable[int]:
+    """Every error code in an answer, wherever it stands."""
+    for name, value in answer.to_dict(json=False).items():
+        yield from _codes(name, value)
 
 
-def varint(value: int) -> bytes:
-    value = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def _codes(name: str, value: Any) -> Iterable[int]:
+    if name in ("error_code", "partition_error_code"):
+        yield value
+    elif isinstance(value, dict):
+        for inner_name, inner in value.items():
+            yield from _codes(inner_name, inner)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _codes(name, entry)
 
 
-def record(offset_delta: int, key: bytes | None, value: bytes | None, *, timestamp_delta: int = 0) -> bytes:
-    """One record of format v2, its length included."""
-    inner = b"\x00" + varint(timestamp_delta) + varint(offset_delta)
-    for field in (key, value):
-        inner += varint(-1) if field is None else varint(len(field)) + field
-    inner += varint(0)
-    return varint(len(inner)) + inner
+def coordinator(address: str, key: str, *, transaction: bool = False) -> WireClient:
+    """A connection to the coordinator of a group or transactional id."""
+    with WireClient(address) as client:
+        found = client.settled(FindCoordinatorRequest(version=3, key=key, key_type=1 if transaction else 0))
+    assert found.error_code == 0
+    return WireClient(f"{found.host}:{found.port}")
 
 
-def make_batch(
-    pairs: list[tuple[bytes | None, bytes | None]],
-    *,
-    timestamp: int = 1_700_000_000_000,
-    timestamps: list[int] | None = None,
-    producer_id: int = -1,
-    epoch: int = -1,
-    sequence: int = -1,
-    transactional: bool = False,
-    attributes: int = 0,
+def batch(
+    values: Iterable[bytes], *, producer: tuple[int, int] = (-1, -1), sequence: int = -1, transactional: bool = False
 ) -> bytes:
-    """A batch as a producer sends it: base offset 0, not compressed."""
-    times = timestamps or [timestamp] * len(pairs)
-    body = b"".join(
-        record(index, key, value, timestamp_delta=times[index] - times[0]) for index, (key, value) in enumerate(pairs)
-    )
-    header = BatchHeader(
-        base_offset=0,
-        length=0,
-        leader_epoch=-1,
-        magic=2,
-        crc=0,
-        attributes=attributes | (0x10 if transactional else 0),
-        last_offset_delta=len(pairs) - 1,
-        base_timestamp=times[0],
-        max_timestamp=max(times),
-        producer_id=producer_id,
-        producer_epoch=epoch,
+    """A v2 record batch."""
+    builder = MemoryRecordsBuilder(
+        2,
+        0,
+        1 << 20,
+        transactional=transactional,
+        producer_id=producer[0],
+        producer_epoch=producer[1],
         base_sequence=sequence,
-        record_count=len(pairs),
     )
-    return seal(header, body)
+    for value in values:
+        builder.append(1_700_000_000_000, None, value)
+    builder.close()
+    return bytes(builder.buffer())
+
+
+def produce(
+    client: WireClient, topic: str, partition: int, records: bytes, *, transactional_id: str | None = None
+) -> Any:
+    """Produce one batch; the partition's part of the answer."""
+    topic_data = ProduceRequest.TopicProduceData
+    data = topic_data.PartitionProduceData(index=partition, records=records)
+    answer = client.ask(
+        ProduceRequest(
+            version=9,
+            transactional_id=transactional_id,
+            acks=-1,
+            timeout_ms=10_000,
+            topic_data=[topic_data(name=topic, partition_data=[data])],
+        )
+    )
+    return answer.responses[0].partition_responses[0]

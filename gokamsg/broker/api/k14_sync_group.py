@@ -1,8 +1,8 @@
 """SyncGroup, versions 0-5.
 
 Behaviour: answers each member with its assignment once the leader's assignments are durable; members that the leader
-left out get an empty one. A member that asks again later gets the same. Since v5 a protocol type or name other than
-the group's is refused (23).
+left out get an empty one. A member that asks again later gets the same. Since v5 a protocol type or name that is
+missing or not the group's is refused (23).
 Unlike Kafka: nothing.
 """
 
@@ -22,7 +22,7 @@ async def sync_group(broker: Broker, request: SyncGroupRequest, context: Request
         request.generation_id,
         request.member_id,
         request.group_instance_id if version >= 3 else None,
-        protocol=(request.protocol_type, request.protocol_name) if version >= 5 else (None, None),
+        protocol=(request.protocol_type or "", request.protocol_name or "") if version >= 5 else (None, None),
         assignments=[(entry.member_id, bytes(entry.assignment)) for entry in request.assignments],
     )
     return SyncGroupResponse(
