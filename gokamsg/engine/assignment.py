@@ -25,7 +25,7 @@ from gokamsg.engine.partition_processor import PartitionProcessor
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.table_reader import TableReader
 from gokamsg.engine.tables import Tables
-from gokamsg.errors import BrokerUnavailableError
+from gokamsg.errors import BrokerUnavailableError, TransactionAbortedError
 
 TopicPartition = tuple[str, int]
 COMMITTED_WAIT_S = 0.3
@@ -143,7 +143,10 @@ class Assignment:
             return  # mostly a transaction of a previous owner that is still pending; asked again after the next poll
         partitions = sorted({partition for _, partition in assigned})
         own_ends = self._own_ends(partitions)
-        positions = self._positions(assigned, committed, own_ends)
+        try:
+            positions = self._positions(assigned, committed, own_ends)
+        except TransactionAbortedError:
+            return  # the group is rebalancing again; the next assignment decides
         for partition in partitions:
             self._open(partition, own_ends.get(partition, 0))
         self._open_joins(partitions)

@@ -78,6 +78,7 @@ class Processor:
                     stopping=self._stopping.is_set,
                     stack=stack,
                 )
+                stack.callback(parts.worker.abandon)
                 while not self._stopping.is_set():
                     parts.worker.turn()
                     settled = parts.assignment.settled and parts.assignment.membership is not None

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 IDLE_WAIT_S = 0.25
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
-RETRY_S = 0.5
+SILENCE_S = 2.0
 
 TopicPartition = tuple[str, int]
 
@@ -73,6 +73,8 @@ class Worker:
         self._options = options
         self._counters = counters
         self._stopping = stopping
+        self._unsettled = False
+        self._connected_at = monotonic()
         # The open transaction: its membership, its age and how far each input has come in it.
         self._open: Membership | None = None
         self._began = 0.0
@@ -86,13 +88,15 @@ class Worker:
     def turn(self) -> None:
         """One round. Raises what the processor cannot go on after."""
         try:
+            if self._unsettled:
+                self._settle()
             if self._open is not None and self._inputs.will_rejoin():
                 self._commit()
             batches = self._inputs.poll(self._wait_s())
-            fatal = self._inputs.fatal()
-            if fatal is not None:
-                raise fatal
+            self._watch_connection()
             self._follow_membership()
+            if self._unsettled:
+                return  # nothing is begun before the last outcome is known
             self._assignment.step()
             reader = self._assignment.reader
             if not reader.idle:
@@ -112,6 +116,10 @@ class Worker:
             # Decided like a start: the reload names the range that is gone, or follows the option `start`.
             self._roll_back()
             self._assignment.reload()
+        except BrokerUnavailableError as error:
+            self._tell(str(error))
+            if self._open is not None:
+                self._recover()
 
     def finish(self) -> None:
         """Commit what is open, as the last thing before a stop."""
@@ -123,6 +131,30 @@ class Worker:
             # Its records are handled again by whoever has the partition next.
             log.info("last transaction of group %s not committed: %s", self._group, error)
             self._drop()
+
+    def abandon(self) -> None:
+        """After an error that ends the worker: abort what is open, so that nobody downstream waits for it."""
+        if self._open is not None:
+            self._abort()
+
+    def _watch_connection(self) -> None:
+        """Say once that the brokers are gone, and once that they are back; the clients go on trying by themselves."""
+        fatal = self._inputs.fatal()
+        if fatal is not None:
+            raise fatal
+        now = monotonic()
+        if self._inputs.connected():
+            self._connected_at = now
+            if self.notice is not None:
+                log.warning("the brokers answer again; going on")
+                self.notice = None
+        elif now - self._connected_at >= SILENCE_S:
+            self._tell("no broker is connected")
+
+    def _tell(self, notice: str) -> None:
+        if self.notice is None:
+            log.warning("%s; trying again until one answers", notice)
+        self.notice = notice
 
     def _wait_s(self) -> float:
         if self._open is not None:
@@ -271,22 +303,20 @@ class Worker:
         """Settle an unknown outcome: nothing that was read or written in this process since the last commit counts."""
         self._drop()
         self._assignment.suspend()
-        while not self._stopping():
-            try:
-                self._delivery.recover()
-                break
-            except BrokerUnavailableError as error:
-                if self.notice is None:
-                    log.warning("%s; trying again until it answers", error)
-                self.notice = str(error)
-                # The poll keeps the group membership alive and sees when the brokers are back.
-                self._inputs.poll(RETRY_S)
-        else:
+        self._unsettled = True
+        self._settle()
+
+    def _settle(self) -> None:
+        """One try to settle; repeated by turn() until it succeeds."""
+        fatal = self._inputs.fatal()
+        if fatal is not None:
+            raise fatal  # whoever has our identity now must not be fenced by us
+        try:
+            self._delivery.recover()
+        except BrokerUnavailableError as error:
+            self._tell(str(error))
             return
-        if self.notice is not None:
-            log.warning("the brokers answer again; going on")
-            self.notice = None
-        self._follow_membership()
+        self._unsettled = False
         self._assignment.reload()
 
     def _flush_tables(self) -> None:

@@ -51,6 +51,9 @@ class TransactionalProducer:
             transaction_timeout_ms=transaction_timeout_ms,
         )
         self._manager = self._sender._producer._transaction_manager
+        # Told by the broker that its epoch is gone, the library would fetch a new one by itself, which fences whoever
+        # took over. Fatal instead: the worker decides, with its group membership in view.
+        self._manager._supports_epoch_bump = _no_epoch_bump
         self._sent: list[SentBatch] = []
         self._identity: tuple[int, int] = (-1, -1)
 
@@ -117,10 +120,8 @@ class TransactionalProducer:
         deadline = time.monotonic() + timeout_s
         self._sent = []
         with self._explained("abort", OutcomeUnknownError):
-            while self._manager.is_bumping_epoch() and time.monotonic() < deadline:
-                time.sleep(0.005)  # the broker aborts by itself as it hands out the next epoch
             if self._manager._current_state == TransactionState.READY:
-                return
+                return  # no transaction is open
             result = self._manager.begin_abort()
             self._wake()
             if not result.wait(_left_ms(deadline)):
@@ -180,7 +181,7 @@ class TransactionalProducer:
         return {part: offset for part, offset in written.items() if part not in unknown}
 
     def _check_unbroken(self, wrote: bool) -> None:
-        # After an epoch bump in mid-transaction the library would answer the commit with a success that does nothing.
+        # Asked to commit a transaction that it does not consider open, the library answers success and does nothing.
         manager = self._manager
         with manager._lock:
             if self._now() != self._identity or manager._current_state != TransactionState.IN_TRANSACTION:
@@ -265,6 +266,10 @@ class _Offsets:
         if self._error is not None:
             raise self._error
         return bool(self._result.wait(_left_ms(deadline)))
+
+
+def _no_epoch_bump() -> bool:
+    return False
 
 
 def _left_ms(deadline: float) -> float:
