@@ -1,5 +1,6 @@
 """Processors on a real cluster: what callbacks do is there once, whole, and in order, over restarts and rebalances."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from gokamsg.engine.codec import Int64, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, Loop, Output, Persist, define_group
+from gokamsg.engine.options import ProcessorOptions
 from gokamsg.errors import OffsetsLostError, ProcessingError, TopicError, UsageError
 from tests.engine.kafka_scene import PARTITIONS, Scene
 from tests.helpers import eventually
@@ -208,8 +210,6 @@ def test_offsets_that_were_deleted_are_not_guessed_at(
 
 
 def test_a_record_that_takes_too_long_is_named(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
-    import time
-
     source, group = topic("in"), fresh_name("group")
 
     def slow(context: Context, value: str) -> None:
@@ -264,8 +264,6 @@ def test_topics_that_do_not_fit_are_refused_by_name(
 
 
 def test_options_that_cannot_work_are_refused_before_any_io(tmp_path: Path) -> None:
-    from gokamsg.engine.options import ProcessorOptions
-
     for bad in (
         {"guarantee": "at-most-once"},
         {"on_error": "quarantene"},
