@@ -126,6 +126,15 @@ def run_gokamsg(
     return Completed(arguments, process.returncode, out.decode(errors="replace"), err.decode(errors="replace"), seconds)
 
 
+def slowness() -> float:
+    """How many times slower than on an idle machine the command starts just now; at least 1.
+
+    Limits in seconds are multiplied by it, so that a busy machine does not fail a test of how quick something is.
+    """
+    taken = sorted(run_gokamsg("--version").seconds for _ in range(3))[1]
+    return max(1.0, taken / 0.25)
+
+
 class Process:
     """A long-running command in a session of its own, its output in `<log_dir>/<name>.out` and `.err`."""
 

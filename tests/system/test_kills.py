@@ -7,7 +7,8 @@ another instance):
 2. message_received holds the filter's fold of message_sent: nothing lost, nothing twice, each sender's order kept.
 3. Feeds, counters and blocks are the folds of their inputs; nothing was counted twice or forgotten.
 4. The detector's block events for a user who only sends are exactly those his messages cause.
-5. A killed role works again within 2 s of its restart on the same host (median), and within 15 s elsewhere.
+5. A killed role works again within 2 s of its restart on the same host (median), and within 15 s elsewhere; on a busy
+   machine as many times longer as the command itself takes longer to start there.
 """
 
 import random
@@ -16,7 +17,7 @@ import time
 
 import pytest
 
-from tests.helpers import Process, eventually, say
+from tests.helpers import Process, eventually, say, slowness
 from tests.system import fold
 from tests.system.messaging import GROUPS, INPUTS, ROLES, Ledger, Load, Messaging, pause
 from tests.system.traffic import DETECTED_FROM, DETECTION, SPAMMER, chatter
@@ -83,12 +84,13 @@ def test_every_role_is_killed_and_restarted_under_load(messaging: Messaging, see
             pause(seconds=rng.uniform(0.0, 0.5))
             workers[role] = messaging.role(role, options=_options(role))
             seconds.append((_commits_again(messaging, role, every_partition=False, timeout_s=30), role))
+        slow = slowness()
         load.stop()
     say(f"back at work after (s): {', '.join(f'{role} {taken:.2f}' for taken, role in seconds)}")
-    say(f"median {statistics.median(taken for taken, _ in seconds):.2f} s, {load.count} messages")
-    _account(messaging, load.ledger)
     median = statistics.median(taken for taken, _ in seconds)
-    assert median <= RESTART_WITHIN_S, f"median {median:.2f} s of {sorted(seconds)}"
+    say(f"median {median:.2f} s, {load.count} messages, a machine {slow:.1f} times slower than an idle one")
+    _account(messaging, load.ledger)
+    assert median <= RESTART_WITHIN_S * slow, f"median {median:.2f} s of {sorted(seconds)}"
 
 
 @pytest.mark.parametrize("role", ["filter", "collector", "detector"])
@@ -107,10 +109,11 @@ def test_another_instance_takes_over(messaging: Messaging, seed: int, role: str)
         pause(seconds=rng.uniform(1.0, 2.0))
         first.kill9()
         seconds = _commits_again(messaging, role, every_partition=True, timeout_s=60)
-        say(f"{role}: all partitions at work again after {seconds:.1f} s")
+        slow = slowness()
+        say(f"{role}: all partitions at work again after {seconds:.1f} s; {slow:.1f} times slower than an idle machine")
         load.stop()
     _account(messaging, load.ledger)
-    assert seconds <= TAKEOVER_WITHIN_S
+    assert seconds <= TAKEOVER_WITHIN_S * slow
 
 
 @pytest.mark.parametrize("role", ["filter", "collector"])
