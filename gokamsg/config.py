@@ -96,7 +96,9 @@ class Settings:
     json: bool = setting(False, "Print one JSON object per line.", commands=PRINTING)
     debug: bool = setting(False, "Show logs of every level, and the traceback of an error.", commands=PRINTING)
 
-    host: str = setting("127.0.0.1", "Address that the HTTP service listens on.", commands=("serve",), metavar="ADDRESS")
+    host: str = setting(
+        "127.0.0.1", "Address that the HTTP service listens on.", commands=("serve",), metavar="ADDRESS"
+    )
     port: int = setting(8080, "Port of the HTTP service; 0 takes a free one.", commands=("serve",), limits=(0, 65535))
     direct: bool = setting(
         False, "Send straight to message_received, past the filter (step 1).", commands=("serve", "send")
@@ -173,7 +175,9 @@ class Settings:
         default_text="3, or as many as there are brokers",
     )
     retention: str = setting(
-        "7d", "How long streams keep their records (tables keep all keys).", commands=("topics create",),
+        "7d",
+        "How long streams keep their records (tables keep all keys).",
+        commands=("topics create",),
         metavar="DURATION",
     )
     watch: bool = setting(False, "Go on, and show the state every second.", commands=("status",), short="-w")

@@ -124,9 +124,11 @@ def set_up_logging(*, debug: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.WARNING)
     if not debug:
-        # The client logs every reconnection as a warning or error; what matters of it comes as our own errors.
+        # The client logs every reconnection as a warning or error; what matters of it, and of a failed view,
+        # comes as our own errors.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
         logging.getLogger("waitress").setLevel(logging.CRITICAL)
+        logging.getLogger("gokamsg.engine.view").setLevel(logging.CRITICAL)
 
 
 def table(

@@ -20,9 +20,7 @@ RESTORE_TIMEOUT_S = 60.0
 
 
 @command("feed", "Show the latest messages of a user.")
-def feed(
-    settings: Settings, user: Annotated[str, typer.Argument(metavar="USER", show_default=False)]
-) -> None:
+def feed(settings: Settings, user: Annotated[str, typer.Argument(metavar="USER", show_default=False)]) -> None:
     import queue
 
     from gokamsg.messaging.messages import objection_to_user
@@ -49,7 +47,7 @@ def feed(
         view.stop(timeout_s=0)
 
 
-def open_view(config: "ClientConfig", user: str) -> "View":
+def open_view(config: "ClientConfig", user: str) -> "View[list[Message]]":
     """A view of the user's partition of the collector's table, not started."""
     from gokamsg.engine import Partitioner, TopicManager, View
     from gokamsg.messaging.collector import MESSAGES, TABLE
@@ -60,7 +58,7 @@ def open_view(config: "ClientConfig", user: str) -> "View":
     return View(config, TABLE, MESSAGES, storage_dir=None, partitions=[Partitioner(count)(user.encode())])
 
 
-def wait_until_read(view: "View") -> None:
+def wait_until_read(view: "View[list[Message]]") -> None:
     """Waits until the view is restored, with progress when that takes long. Raises BrokerUnavailableError."""
     bars = console.Bars()
     started = time.monotonic()

@@ -32,7 +32,8 @@ def loadgen(settings: Settings) -> None:
     progress = None
     try:
         for progress in generator.run():
-            left = "" if count is None else f"  {console.duration_text((count - progress.done) / settings.rate)}"
+            rate = min(settings.rate, progress.rate or settings.rate)
+            left = "" if count is None else f"  {console.duration_text((count - progress.done) / rate)}"
             bars.update("sending", progress.done, count, f"{console.count_text(progress.rate)}/s{left}")
     finally:
         bars.close()
@@ -86,6 +87,6 @@ def summarise(settings: Settings, progress: "Progress", *, complete: bool) -> No
     if progress.first_failure is not None:
         lost = progress.refused + progress.unanswered
         raise GokamsgError(
-            f"{console.count_text(lost)} of {console.count_text(progress.done)} messages were not accepted, "
-            f"the first for {progress.first_failure!r}"
+            f"{console.count_text(lost)} of {console.count_text(progress.done)} messages were not accepted; "
+            f"the first: {progress.first_failure}"
         )

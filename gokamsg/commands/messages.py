@@ -67,7 +67,14 @@ def translate(
     refuse_bad(objection_to(word, "word"))
     if " " in word:
         raise UsageError(f"{word!r} is more than one word; words are what stands between spaces.")
-    say(settings, TRANSLATE_WORD, word, text, WORD, f"{word} is now written {text}" if text else f"{word} is now left out")
+    say(
+        settings,
+        TRANSLATE_WORD,
+        word,
+        text,
+        WORD,
+        f"{word} is now written {text}" if text else f"{word} is now left out",
+    )
 
 
 def say(settings: Settings, topic: str, key: str, value: Any, codec: "Codec[Any]", done: str) -> None:
@@ -76,11 +83,7 @@ def say(settings: Settings, topic: str, key: str, value: Any, codec: "Codec[Any]
 
     config = client_config(settings)
     make_topics(config, [topic])
-    emitter = Emitter(config, topic, codec)
-    try:
-        position = emitter.emit_sync(key, value)
-    finally:
-        emitter.finish()
+    position = Emitter(config, topic, codec).emit_sync(key, value)
     if settings.json:
         place = {"topic": position.topic, "partition": position.partition, "offset": position.offset}
         console.data({"key": key, **place})

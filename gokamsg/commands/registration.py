@@ -87,7 +87,9 @@ def metavar(row: Setting) -> str | None:
     """What stands for the option's value in its help."""
     if row.metavar is not None or row.kind is bool:
         return row.metavar
-    return "|".join(row.choices) or {int: "N", float: "X"}.get(get_args(row.kind)[0] if get_args(row.kind) else row.kind)
+    return "|".join(row.choices) or {int: "N", float: "X"}.get(
+        get_args(row.kind)[0] if get_args(row.kind) else row.kind
+    )
 
 
 def perform(action: Action, arguments: dict[str, Any], values: dict[str, Any]) -> None:

@@ -3,16 +3,19 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gokamsg import console
 from gokamsg.config import Settings
+from gokamsg.errors import GokamsgError
 
 from .kafka import client_config, make_topics
 from .registration import command
 
 if TYPE_CHECKING:
-    from gokamsg.engine import View
+    from gokamsg.engine import View, ViewState
+    from gokamsg.messaging.messages import Message
 
 
 @command("serve", "Run the HTTP service: POST /{user}/send and GET /{user}/feed.")
@@ -29,34 +32,59 @@ def serve(settings: Settings) -> None:
     make_topics(config, [topic, RECEIVED, TABLE])
     view = View(config, TABLE, MESSAGES, storage_dir=settings.state_path)
     emitter = Emitter(config, topic, MESSAGE)
+    app = create_app(emitter, view, direct=settings.direct, loopback_only=is_loopback(listener))
+    server = HttpServer(app, listener)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: server.stop())
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     view.start()
+    watch = Watch(view, on_end=server.stop)
     try:
-        app = create_app(emitter, view, direct=settings.direct, loopback_only=is_loopback(listener))
-        server = HttpServer(app, listener)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: server.stop())
-        host, port = listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        threading.Thread(target=say_ready, args=(view, url, topic, settings.json), daemon=True).start()
+        console.note(f"serving on {url}, sending to {topic}")
+        threading.Thread(target=watch.show_restore, args=(url, settings.json), name="watch", daemon=True).start()
         server.run()
+        # Raises what ended the view, if that is why the server stopped.
+        view.wait_running(timeout_s=0)
     finally:
-        emitter.finish()
         view.stop()
+        emitter.finish(timeout_s=5)
     console.note("stopped")
 
 
-def say_ready(view: "View", url: str, topic: str, as_json: bool) -> None:
-    """Shows the restore of the feeds, and says when they can be read."""
-    console.note(f"serving on {url}, sending to {topic}")
-    bars = console.Bars()
-    started = time.monotonic()
-    while not view.wait_running(timeout_s=0.25):
-        records, remaining = view.progress()
-        rate = records / (time.monotonic() - started)
-        left = f"  {console.duration_text(remaining / rate)}" if rate else ""
-        bars.update("restoring feeds", records, records + remaining, f"{console.count_text(rate)}/s{left}")
-    bars.close()
-    if as_json:
-        console.data({"ready": url, "topic": topic})
-    else:
-        console.note(f"feeds are ready ({time.monotonic() - started:.1f} s)")
+class Watch:
+    """Looks after the view: shows its restore, and ends the service when it fails."""
+
+    def __init__(self, view: "View[list[Message]]", *, on_end: Callable[[], None]) -> None:
+        from gokamsg.engine import ViewState
+
+        self._view = view
+        self._idle = ViewState.IDLE
+        self._started = False
+        self._on_end = on_end
+        view.observe_state_changes(self._changed)
+
+    def _changed(self, state: "ViewState") -> None:
+        if state != self._idle:
+            self._started = True
+        elif self._started:
+            self._on_end()
+
+    def show_restore(self, url: str, as_json: bool) -> None:
+        """Shows the restore of the feeds, and says when they can be read."""
+        bars = console.Bars()
+        started = time.monotonic()
+        try:
+            while not self._view.wait_running(timeout_s=0.25):
+                records, remaining = self._view.progress()
+                rate = records / (time.monotonic() - started)
+                left = f"  {console.duration_text(remaining / rate)}" if rate else ""
+                bars.update("restoring feeds", records, records + remaining, f"{console.count_text(rate)}/s{left}")
+        except GokamsgError:
+            return  # the service ends with it
+        finally:
+            bars.close()
+        if as_json:
+            console.data({"ready": url})
+        else:
+            console.note(f"feeds are ready ({time.monotonic() - started:.1f} s)")

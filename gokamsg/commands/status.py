@@ -76,9 +76,7 @@ def observe(admin: "Admin", inputs: Mapping[str, tuple[str, ...]]) -> dict[str, 
     return found
 
 
-def show(
-    before: Mapping[str, GroupStatus], now: Mapping[str, GroupStatus], *, as_json: bool, redraw: bool
-) -> None:
+def show(before: Mapping[str, GroupStatus], now: Mapping[str, GroupStatus], *, as_json: bool, redraw: bool) -> None:
     """One row for each group; on a terminal that is watched, over the rows before."""
     rows = []
     for group, present in now.items():

@@ -1,5 +1,6 @@
 """topics create, topics describe: the service's topics on the cluster."""
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from gokamsg import console
@@ -34,6 +35,18 @@ def create(settings: Settings) -> None:
             console.out(f"{name}: {outcome}, {partitions} partitions")
 
 
+@dataclass(frozen=True, slots=True)
+class TopicRow:
+    """What there is to say of a topic. `offsets`: records, transaction markers and what compaction has removed."""
+
+    topic: str
+    partitions: int
+    replicas: int
+    policy: str
+    retention_ms: int
+    offsets: int
+
+
 @command("topics describe", "Show the topics of the messaging service, and check that they fit together.")
 def describe(settings: Settings) -> None:
     from gokamsg.engine import Admin
@@ -41,57 +54,63 @@ def describe(settings: Settings) -> None:
 
     with Admin(client_config(settings)) as admin:
         rows = describe_all(admin, all_topics())
-    found = {str(row["topic"]): int(row["partitions"]) for row in rows}
+    found = {row.topic: row.partitions for row in rows}
+    missing = [name for name in all_topics() if name not in found]
     if settings.json:
         for row in rows:
-            console.data(row)
+            console.data(asdict(row))
     else:
         show(rows)
         for together in copartitioned():
             counts = {found[name] for name in together if name in found}
             if len(counts) == 1:
                 console.out(f"co-partitioned: {', '.join(sorted(together & found.keys()))}: {counts.pop()} each")
-    missing = [name for name in all_topics() if name not in found]
-    if missing and not settings.json:
-        console.note(f"not there yet: {', '.join(missing)} (gokamsg topics create)")
+        if missing:
+            console.note(f"not there yet: {', '.join(missing)} (gokamsg topics create)")
     if wrong := list(mismatches(found)):
         raise TopicError(
             f"topics that one role reads together differ in partitions: {'; '.join(wrong)}.\n"
-            "Delete those that are wrong, and create them again with 'gokamsg topics create'."
+            "Delete those that are wrong (kafka-topics.sh --delete --topic NAME), "
+            "then create them again with 'gokamsg topics create'."
         )
 
 
-def describe_all(admin: "Admin", names: tuple[str, ...]) -> list[dict[str, object]]:
-    """What there is to say of those topics that exist."""
+def describe_all(admin: "Admin", names: tuple[str, ...]) -> list[TopicRow]:
+    """The rows of those topics that exist."""
     found = admin.describe_topics(names)
     places = [(topic.name, partition) for topic in found.values() for partition in range(topic.partitions)]
     ends, starts = admin.high_watermarks(places), admin.log_starts(places)
-    rows: list[dict[str, object]] = []
-    for name in names:
-        if name not in found:
-            continue
-        topic, config = found[name], admin.topic_config(name)
+    rows = []
+    for topic in (found[name] for name in names if name in found):
+        config = admin.topic_config(topic.name)
+        own = [(topic.name, partition) for partition in range(topic.partitions)]
         rows.append(
-            {
-                "topic": name,
-                "partitions": topic.partitions,
-                "replicas": topic.replication,
-                "policy": config.get("cleanup.policy", ""),
-                "retention_ms": int(config.get("retention.ms", "-1")),
-                "offsets": sum(ends[name, number] - starts[name, number] for number in range(topic.partitions)),
-            }
+            TopicRow(
+                topic.name,
+                topic.partitions,
+                topic.replication,
+                config.get("cleanup.policy", ""),
+                int(config.get("retention.ms", "-1")),
+                sum(ends[place] - starts[place] for place in own),
+            )
         )
     return rows
 
 
-def show(rows: list[dict[str, object]]) -> None:
-    """The rows as a table. Offsets count transaction markers and what compaction has removed as well as records."""
+def show(rows: list[TopicRow]) -> None:
+    """The rows as a table."""
     columns = ("topic", "partitions", "replicas", "policy", "kept", "offsets")
-    cells = []
-    for row in rows:
-        kept = kept_text(int(str(row["retention_ms"]))) if "delete" in str(row["policy"]) else ""
-        numbers = (str(row["partitions"]), str(row["replicas"]), str(row["policy"]), kept)
-        cells.append((str(row["topic"]), *numbers, console.count_text(int(str(row["offsets"])))))
+    cells = [
+        (
+            row.topic,
+            str(row.partitions),
+            str(row.replicas),
+            row.policy,
+            kept_text(row.retention_ms) if "delete" in row.policy else "",
+            console.count_text(row.offsets),
+        )
+        for row in rows
+    ]
     console.table(columns, cells, right=("partitions", "replicas", "kept", "offsets"))
 
 

@@ -4,6 +4,7 @@ An unblocked user keeps a row that says so.
 """
 
 import msgspec
+
 from gokamsg.engine import Context, GroupGraph, Input, Json, Persist, define_group
 
 GROUP = "blocker"

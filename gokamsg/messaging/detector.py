@@ -6,6 +6,7 @@ who is over the limit is blocked again by every further message, so unblocking a
 """
 
 import msgspec
+
 from gokamsg.engine import Context, GroupGraph, Input, Json, Loop, Output, Persist, define_group
 
 from .blocker import BLOCK_EVENT, BLOCK_USER, BlockEvent

@@ -218,13 +218,14 @@ class LoadGenerator:
         if connection.sock is None:
             connection.connect()
             # Header and body are two writes; without this the second would wait for the first's acknowledgement.
+            assert connection.sock is not None
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.request("POST", path, body, {"Content-Type": "application/json", "Accept": "text/plain"})
         response = connection.getresponse()
         answer = response.read()
         if response.status < 300:
             return None
-        return f"{response.status}: {answer.decode(errors='replace').strip()}"
+        return f"{response.status}, {answer.decode(errors='replace').strip().removeprefix('error: ')}"
 
     def _note(self, seconds: float, failure: str | None, answered: bool) -> None:
         progress = self._progress

@@ -4,6 +4,7 @@ The bytes on the topics are Goka's: JSON with the fields From, To and Content, i
 """
 
 import msgspec
+
 from gokamsg.engine import Json
 
 SENT = "message_sent"
@@ -16,7 +17,12 @@ NAME_BYTES = 1024
 """The longest name, in UTF-8 bytes."""
 
 
-class Message(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename={"sender": "From", "recipient": "To", "content": "Content"}):
+class Message(
+    msgspec.Struct,
+    gc=False,
+    forbid_unknown_fields=True,
+    rename={"sender": "From", "recipient": "To", "content": "Content"},
+):
     """One message from one user to another."""
 
     sender: str = ""

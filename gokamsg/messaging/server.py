@@ -41,9 +41,7 @@ def listen(host: str, port: int) -> socket.socket:
 class HttpServer:
     """One listening socket and the application behind it."""
 
-    def __init__(
-        self, app: Callable[..., Iterable[bytes]], listener: socket.socket, *, threads: int = THREADS
-    ) -> None:
+    def __init__(self, app: Callable[..., Iterable[bytes]], listener: socket.socket, *, threads: int = THREADS) -> None:
         self._map: dict[int, Any] = {}
         self._server = waitress.create_server(
             app,

@@ -66,7 +66,10 @@ def ensure(manager: TopicManager, names: Iterable[str], settings: TopicSettings 
         counts = {existing[other].partitions for other in together if other in existing}
         if len(counts) > 1:
             found = ", ".join(f"{other} {existing[other].partitions}" for other in sorted(together & existing.keys()))
-            raise TopicError(f"topic {name!r} cannot be made: topics it must match differ in partitions ({found})")
+            raise TopicError(
+                f"topic {name!r} cannot be made: topics that it must match differ in partitions ({found}); "
+                "delete the wrong one with: kafka-topics.sh --delete --topic NAME"
+            )
         partitions = counts.pop() if counts else settings.partitions
         if name in tables():
             manager.ensure_table(name, partitions, replication=settings.replication)

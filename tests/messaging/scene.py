@@ -93,7 +93,9 @@ class Scene:
         for name, data in sent:
             for written in parse_batches(data):
                 records = written.split()
-                found += [(name, key or b"", value or b"") for key, value in zip(records.keys, records.values, strict=True)]
+                found += [
+                    (name, key or b"", value or b"") for key, value in zip(records.keys, records.values, strict=True)
+                ]
         return found
 
     def _send(self, topic: str, partition: int, builder: BatchBuilder) -> None:

@@ -34,7 +34,10 @@ def test_groups_and_topics_are_gokas() -> None:
 def test_a_message_is_written_as_goka_writes_it() -> None:
     data = MESSAGE.encode(Message("Bob", "Alice", "Hey, how are you doing?"))
     assert data == b'{"From":"Bob","To":"Alice","Content":"Hey, how are you doing?"}'
-    assert MESSAGE.encode(Message("<b>", "zü", "a & b")) == '{"From":"\\u003cb\\u003e","To":"zü","Content":"a \\u0026 b"}'.encode()
+    assert (
+        MESSAGE.encode(Message("<b>", "zü", "a & b"))
+        == '{"From":"\\u003cb\\u003e","To":"zü","Content":"a \\u0026 b"}'.encode()
+    )
 
 
 def test_a_message_is_read_whatever_the_case_of_its_names() -> None:

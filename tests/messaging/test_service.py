@@ -151,7 +151,23 @@ def test_feeds_wait_for_the_restore_and_say_how_far_it_is(client: FlaskClient, v
     assert client.get("/-/ready").status_code == 200
 
 
-ODD_NAMES = ["a/b", "100%", "%2F", "new\nline", "tab\t", "Zoë", "名前", "🐟", "a b", "a+b", "?q=1", "#x", "..", "<i>&\"'", "x" * 1024]
+ODD_NAMES = [
+    "a/b",
+    "100%",
+    "%2F",
+    "new\nline",
+    "tab\t",
+    "Zoë",
+    "名前",
+    "🐟",
+    "a b",
+    "a+b",
+    "?q=1",
+    "#x",
+    "..",
+    "<i>&\"'",
+    "x" * 1024,
+]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -224,7 +240,9 @@ def test_a_failed_send_is_503_with_the_reason(client: FlaskClient, emitter: Emit
     assert "Retry-After" in answer.headers
 
 
-def test_a_bug_is_500_without_its_details(client: FlaskClient, emitter: Emitted, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_500_without_its_details(
+    client: FlaskClient, emitter: Emitted, caplog: pytest.LogCaptureFixture
+) -> None:
     emitter.failure = RuntimeError("secret")
     answer = send(client)
     assert answer.status_code == 500
