@@ -1,4 +1,4 @@
-"""ListPartitionReassignments, version 0.
+"""ListPartitionReassignments, versions 0-0.
 
 Behaviour: nothing is ever being moved, so the list is empty.
 Unlike Kafka: nothing.

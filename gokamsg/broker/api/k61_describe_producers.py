@@ -1,4 +1,4 @@
-"""DescribeProducers, version 0.
+"""DescribeProducers, versions 0-0.
 
 Behaviour: what each partition knows of its idempotent producers, and where their open transactions begin.
 Unlike Kafka: nothing.
