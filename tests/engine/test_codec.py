@@ -63,6 +63,7 @@ VECTORS: list[tuple[str, bytes, bytes | None]] = [
     (kind, data.encode("latin-1"), None if wanted is None else wanted.encode("latin-1"))
     for kind, data, wanted in json.loads(Path(__file__).with_name("go_json_vectors.json").read_text())["vectors"]
 ]
+WHOLE = b'{"From":"a","To":"b","Content":"c"}'
 HELLO = Message("Bob", "Alice", "Hey, how are you doing?")
 
 
@@ -167,6 +168,8 @@ def test_a_batch_is_decoded_like_its_values_or_refused() -> None:
     "batch",
     [
         [b'{"From":"a","To":"b","Content":"c"},{"From":"d","To":"e","Content":"f"}', b'{"From":"', b'"}'],
+        # Two values and a half, the rest after the string has swallowed what stands between: as many as expected.
+        [WHOLE + b"," + WHOLE + b',{"From":"a","To":"b","Content":"', b'"}'],
         [b'{"From":"a","To":"b","Content":"', b'"}'],
         [b"[", b"]"],
         [b"1", b"2"],

@@ -5,6 +5,7 @@ lost pages in a power failure, or is damaged or foreign, is empty when opened; w
 StateError sentence; no thread outlives its storage.
 """
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -324,6 +325,29 @@ def test_other_threads_may_read_while_the_owner_writes(tmp_path: Path) -> None:
         reader.join()
     storage.close()
     assert wrong == []
+
+
+def test_a_failed_write_is_told_to_its_writer_whoever_else_reads(tmp_path: Path) -> None:
+    """sqlitedict hands an error to the next caller of any thread; a writer who missed it would believe in its rows."""
+    for number in range(15):
+        storage = open_file(tmp_path / f"t.{number}")
+        done = threading.Event()
+
+        def read(storage: SQLiteStorage = storage, done: threading.Event = done) -> None:
+            with contextlib.suppress(StateError):
+                while not done.is_set():
+                    storage.get(b"a")
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        storage._run("PRAGMA max_page_count=20")
+        with pytest.raises(StateError, match="the disk is full"):
+            storage.write({b"%d" % key: b"x" * 1_000 for key in range(500)}, 1)
+        done.set()
+        for reader in readers:
+            reader.join()
+        storage.close()
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
