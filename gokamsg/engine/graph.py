@@ -139,9 +139,14 @@ class GroupGraph:
             *self.output_streams,
         )
 
+    @property
+    def consumed_streams(self) -> tuple[Input | Loop, ...]:
+        """What has a callback for its records: the inputs and the loop."""
+        return (*self.input_streams, *self.loops)
+
     def consumed_topics(self) -> tuple[str, ...]:
-        """What the consumer group subscribes to: the inputs and the loop (tables are read outside of it)."""
-        return tuple(edge.topic for edge in (*self.input_streams, *self.loops))
+        """What the consumer group subscribes to (tables are read outside of it)."""
+        return tuple(edge.topic for edge in self.consumed_streams)
 
     def copartitioned_topics(self) -> tuple[str, ...]:
         """Inputs and joins: they must have one partition count, which loop and table are then made with."""
@@ -153,8 +158,7 @@ class GroupGraph:
 
     def callback(self, topic: str) -> Callback | None:
         """The callback for records of an input or of the loop; None if the topic is neither."""
-        consumed: tuple[Input | Loop, ...] = (*self.input_streams, *self.loops)
-        return next((edge.callback for edge in consumed if edge.topic == topic), None)
+        return next((edge.callback for edge in self.consumed_streams if edge.topic == topic), None)
 
     def visitor(self, name: str) -> Callback | None:
         """The callback of a visitor; None if there is none of that name."""

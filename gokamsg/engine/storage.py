@@ -9,15 +9,54 @@
 
 Keys are ordered by their bytes. Threads: one owner writes; get, get_many, has and iterate may be called from any
 thread, and see rows as of now (each at most once, in order, while the owner goes on writing).
+
+sqlitedict sends each statement to a thread of its own, reports errors late, and never synchronises to the disk. So here
+a statement carries thousands of rows, each is awaited, and an error is told to whoever caused it.
 """
 
-from bisect import bisect_left
+import os
+import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from itertools import chain, islice
+from logging import Logger, NullHandler
+from pathlib import Path
+from typing import Any, Final, Protocol
 
-from gokamsg.engine.sqlite_storage import SQLiteStorage, boot_id
+from sqlitedict import SqliteDict, SqliteMultithread
+
+from gokamsg.engine.memory_storage import MemoryStorage
+from gokamsg.errors import StateError
 
 __all__ = ["MemoryStorage", "SQLiteStorage", "Storage", "boot_id", "prefix_limit"]
+
+FORMAT: Final = 1
+PAGE_BYTES: Final = 8192
+_BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+_WRITE_ROWS = 4096
+_READ_ROWS = 2048
+_LOCK_WAIT_S = 1.0
+_SETTINGS = (
+    "PRAGMA locking_mode=EXCLUSIVE",
+    f"PRAGMA busy_timeout={int(_LOCK_WAIT_S * 1000)}",
+    "PRAGMA cache_size=-4096",
+    "PRAGMA wal_autocheckpoint=4000",
+    # Takes the lock now, not at the first write.
+    "BEGIN IMMEDIATE",
+    "COMMIT",
+)
+_REFUSALS = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
 
 
 class Storage(Protocol):
@@ -62,61 +101,325 @@ def prefix_limit(prefix: bytes) -> bytes | None:
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
 
 
-class MemoryStorage:
-    """Rows in a dictionary; the sorted keys are made when somebody iterates."""
+def boot_id() -> str | None:
+    """What names this machine's current start; None where nothing does."""
+    try:
+        return _BOOT_ID_FILE.read_text(encoding="ascii").strip() or None
+    except OSError:
+        return None
 
-    def __init__(self) -> None:
-        self._rows: dict[bytes, bytes] = {}
-        self._sorted: list[bytes] | None = None
-        self._position: int | None = None
-        self._bytes = 0
+
+class SQLiteStorage:
+    """Rows in one SQLite file (mode 0600, write-ahead log).
+
+    Beside the file, "<file>.clean" says that everything in it has reached the disk. It is made when the storage is
+    closed and removed before the next write; a file without it is trusted only under the boot id that it carries.
+    """
+
+    def __init__(self, path: str | Path, *, topic_id: str, boot_id: str | None) -> None:
+        """Open the file, emptied if it cannot be trusted; StateError if it is in use or not allowed."""
+        self.path = path = Path(path)
+        self._boot = boot_id
+        self._broken = False
+        self._one_statement = threading.Lock()
+        self._file: _File | None = None
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            meta = _read_meta(path) if path.exists() else None
+            if meta is None or not _is_trusted(path, meta, topic_id, boot_id):
+                _remove(path)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                meta = _create(path, topic_id, boot_id)
+            self._file = _File(str(path), tablename="rows", encode=_as_is, decode=_as_is, outer_stack=False)
+        except (OSError, sqlite3.Error) as error:
+            raise _state_error(path, "be opened", error) from error
+        self._position: int | None = meta.get("position")
+        self._marked = meta.get("boot") == boot_id and not _clean_file(path).exists()
+        try:
+            for statement in _SETTINGS:
+                self._run(statement, doing="be opened")
+        except StateError:
+            self._end(remove=False)
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path, *, topic_id: str, boot_id: str | None) -> "SQLiteStorage":
+        """The storage in that file."""
+        return cls(path, topic_id=topic_id, boot_id=boot_id)
 
     def get(self, key: bytes) -> bytes | None:
-        return self._rows.get(key)
+        rows = self._run("SELECT value FROM rows WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
 
     def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        return {key: value for key in keys if (value := self._rows.get(key)) is not None}
+        found: dict[bytes, bytes] = {}
+        remaining = iter(keys)
+        while chunk := list(islice(remaining, _READ_ROWS)):
+            count = _padded(chunk)
+            found.update(self._run(f"SELECT key, value FROM rows WHERE key IN ({_marks('?', count)})", chunk))
+        return found
 
     def has(self, key: bytes) -> bool:
-        return key in self._rows
+        return bool(self._run("SELECT 1 FROM rows WHERE key = ?", (key,)))
 
     def iterate(self, start: bytes | None = None, limit: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        keys = self._sorted
-        if keys is None:
-            keys = self._sorted = sorted(self._rows)
-        first = 0 if start is None else bisect_left(keys, start)
-        last = len(keys) if limit is None else bisect_left(keys, limit)
-        for key in keys[first:last]:
-            value = self._rows.get(key)
-            if value is not None:
-                yield key, value
+        bound, edge = ("", ()) if limit is None else (" AND key < ?", (limit,))
+        # Every BLOB sorts after every number, so this is below the empty key too.
+        after: Any = -1 if start is None else start
+        compare = ">="
+        while True:
+            sql = f"SELECT key, value FROM rows WHERE key {compare} ?{bound} ORDER BY key LIMIT {_READ_ROWS}"
+            rows = self._run(sql, (after, *edge))
+            yield from rows
+            if len(rows) < _READ_ROWS:
+                return
+            after, compare = rows[-1][0], ">"
 
     def write(self, changes: Mapping[bytes, bytes | None], position: int) -> None:
-        rows = self._rows
-        for key, value in changes.items():
-            before = rows.pop(key, None) if value is None else rows.get(key)
-            if value is not None:
-                rows[key] = value
-            if (before is None) != (value is None):
-                self._bytes += len(key) if before is None else -len(key)
-                self._sorted = None
-            self._bytes += (0 if value is None else len(value)) - (0 if before is None else len(before))
+        puts = sorted((key, value) for key, value in changes.items() if value is not None)
+        gone = sorted(key for key, value in changes.items() if value is None)
+        self._begin()
+        for at in range(0, len(puts), _WRITE_ROWS):
+            chunk = puts[at : at + _WRITE_ROWS]
+            count = _padded(chunk)
+            sql = f"REPLACE INTO rows (key, value) VALUES {_marks('(?,?)', count)}"
+            self._run(sql, tuple(chain.from_iterable(chunk)), doing="be written")
+        for at in range(0, len(gone), _WRITE_ROWS):
+            keys = gone[at : at + _WRITE_ROWS]
+            count = _padded(keys)
+            self._run(f"DELETE FROM rows WHERE key IN ({_marks('?', count)})", keys, doing="be written")
+        self._run("REPLACE INTO meta (key, value) VALUES ('position', ?)", (position,), doing="be written")
+        self._run("COMMIT", doing="be written")
         self._position = position
+
+    def _begin(self) -> None:
+        """Start a transaction; before the first one, make it known that the file is not clean any more."""
+        if self._marked:
+            self._run("BEGIN IMMEDIATE", doing="be written")
+            return
+        try:
+            # Must be on the disk before any row is: an old row under this mark would be trusted after a power failure.
+            _clean_file(self.path).unlink(missing_ok=True)
+            _synchronise(self.path.parent)
+        except OSError as error:
+            raise _state_error(self.path, "be written", error) from error
+        self._run("BEGIN IMMEDIATE", doing="be written")
+        self._run("REPLACE INTO meta (key, value) VALUES ('boot', ?)", (self._boot,), doing="be written")
+        self._marked = True
 
     def position(self) -> int | None:
         return self._position
 
     def size_bytes(self) -> int:
-        return self._bytes
+        return int(self._run("PRAGMA page_count")[0][0] - self._run("PRAGMA freelist_count")[0][0]) * PAGE_BYTES
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._run("SELECT COUNT(*) FROM rows")[0][0])
 
     def clear(self) -> None:
-        self._rows, self._sorted, self._position, self._bytes = {}, None, None, 0
+        self._begin()
+        self._run("DELETE FROM rows", doing="be cleared")
+        self._run("DELETE FROM meta WHERE key = 'position'", doing="be cleared")
+        self._run("COMMIT", doing="be cleared")
+        self._position = None
 
     def close(self, *, clean: bool = True) -> None:
-        """Nothing to close; the rows stay readable."""
+        if self._file is None:
+            return
+        try:
+            if clean and not self._broken and self._marked:
+                busy = self._run("PRAGMA wal_checkpoint(TRUNCATE)", doing="be closed")[0][0]
+                if not busy:
+                    _make_clean(self.path)
+        except OSError as error:
+            raise _state_error(self.path, "be closed", error) from error
+        finally:
+            self._end(remove=self._broken)
 
     def discard(self) -> None:
-        self.clear()
+        self._end(remove=True)
+
+    def _end(self, *, remove: bool) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.end()
+        if remove:
+            try:
+                _remove(self.path)
+            except OSError as error:
+                raise _state_error(self.path, "be removed", error) from error
+
+    def _run(self, sql: str, parameters: Iterable[Any] = (), *, doing: str = "be read") -> list[Any]:
+        """Run one statement in the file's thread, wait for it, and return its rows; any error breaks the storage."""
+        # One at a time: sqlitedict reports an error to whoever asks next, and that must be the one who caused it.
+        with self._one_statement:
+            file = self._file
+            if file is None or self._broken:
+                raise StateError(f"local table {str(self.path)!r} cannot {doing}: it is closed")
+            try:
+                return file.run(sql, tuple(parameters))
+            except (sqlite3.Error, RuntimeError) as error:
+                # Being locked out says nothing against what the file holds; anything else does.
+                self._broken = _code(error) != sqlite3.SQLITE_BUSY
+                raise _state_error(self.path, doing, error) from error
+
+
+class _File(SqliteDict):  # type: ignore[misc]  # sqlitedict ships no types
+    """A SqliteDict whose thread cannot leave a caller waiting for ever."""
+
+    conn: Any
+
+    def _new_conn(self) -> "_Thread":
+        return _Thread(self.filename, autocommit=False, journal_mode="WAL", outer_stack=False)
+
+    def run(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        rows = _Rows()
+        self.conn.execute(sql, parameters, rows)
+        while not rows.complete.acquire(timeout=0.5):
+            if not self.conn.is_alive():
+                break
+        self.conn.check_raise_error()
+        if not rows.ended:
+            raise sqlite3.DatabaseError("the database's thread has ended")
+        return rows.found
+
+    def end(self) -> None:
+        """Close the database and wait until its thread has ended."""
+        thread, self.conn = self.conn, None
+        thread.close(force=True)
+        thread.join()
+
+
+class _Thread(SqliteMultithread):  # type: ignore[misc]  # sqlitedict ships no types
+    """sqlitedict's thread, with an error that ends it noted for the caller instead of printed."""
+
+    def run(self) -> None:
+        self.log = Logger("sqlitedict")
+        self.log.addHandler(NullHandler())
+        try:
+            super().run()
+        except Exception as error:
+            # Without its traceback, which would keep the connection open.
+            self.exception = (type(error), error.with_traceback(None), None)
+
+
+class _Rows:
+    """Collects the rows of one statement; stands where sqlitedict expects a queue, which costs a lock per row."""
+
+    __slots__ = ("__weakref__", "complete", "ended", "found")
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+        self.ended = False
+        self.complete = threading.Lock()
+        self.complete.acquire()
+
+    def put(self, item: Any) -> None:
+        if isinstance(item, tuple):
+            self.found.append(item)
+        else:
+            self.ended = True
+            self.complete.release()
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _padded(rows: list[Any]) -> int:
+    """Fill up to a power of two with the last row (doing it twice is harmless), so that few statements are parsed."""
+    count = 1 << (len(rows) - 1).bit_length()
+    rows.extend(rows[-1:] * (count - len(rows)))
+    return count
+
+
+def _marks(mark: str, count: int) -> str:
+    return ",".join([mark] * count)
+
+
+def _clean_file(path: Path) -> Path:
+    return path.with_name(path.name + ".clean")
+
+
+def _make_clean(path: Path) -> None:
+    # The emptied log first: after a power failure an old one would be read back over newer pages.
+    for part in (path.with_name(path.name + "-wal"), path):
+        if part.exists():
+            _synchronise(part)
+    clean = _clean_file(path)
+    clean.touch(mode=0o600)
+    _synchronise(clean)
+    _synchronise(path.parent)
+
+
+def _synchronise(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    # The mark first, so that a removal cut short leaves nothing that is trusted.
+    for suffix in (".clean", "-wal", "-shm", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _read_meta(path: Path) -> dict[str, Any] | None:
+    """What an existing file says of itself; None if it is damaged or nothing of ours."""
+    connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous=OFF")
+        meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+        connection.execute("SELECT key, value FROM rows LIMIT 1").fetchall()
+    except sqlite3.DatabaseError as error:
+        if _code(error) in _REFUSALS:
+            raise
+        return None
+    finally:
+        connection.close()
+    return meta
+
+
+def _is_trusted(path: Path, meta: Mapping[str, Any], topic_id: str, boot: str | None) -> bool:
+    if meta.get("format") != FORMAT or meta.get("topic") != topic_id:
+        return False
+    if not isinstance(meta.get("position"), int | None):
+        return False
+    return _clean_file(path).exists() or (boot is not None and meta.get("boot") == boot)
+
+
+def _create(path: Path, topic_id: str, boot: str | None) -> dict[str, Any]:
+    meta: dict[str, Any] = {"format": FORMAT, "topic": topic_id, "boot": boot}
+    connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
+    try:
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value)")
+        # sqlitedict's own shape; keys are bytes, which SQLite keeps as they are and orders bytewise.
+        connection.execute("CREATE TABLE rows (key TEXT PRIMARY KEY, value BLOB)")
+        connection.executemany("INSERT INTO meta VALUES (?,?)", meta.items())
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    return meta
+
+
+def _code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", -1) & 0xFF
+
+
+def _state_error(path: Path, doing: str, error: Exception) -> StateError:
+    code = _code(error) if isinstance(error, sqlite3.Error) else -1
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        why = "another process uses it; stop that process, or use another --state-dir"
+    elif code == sqlite3.SQLITE_FULL:
+        why = "the disk is full; make room, or use another --state-dir"
+    elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        why = f"it is damaged ({error}); it is filled again from Kafka at the next start"
+    else:
+        why = f"{error}; check permissions and free space, or use another --state-dir"
+    return StateError(f"local table {str(path)!r} cannot {doing}: {why}")
