@@ -41,12 +41,12 @@ class ColdReader:
         return await self._fetches.run(lambda connection: _read(connection, ranges, max_bytes))
 
     async def first_at(self, number: int, start_offset: int, end_offset: int, timestamp: int) -> bytes | None:
-        """The first batch with a record at or after a time, or None."""
+        """The first batch that reaches start_offset and has a record at or after a time, or None."""
         sql = (
-            "SELECT data FROM batches WHERE id >= ? AND id < ? AND max_timestamp >= ? AND attributes & 32 = 0"
-            " ORDER BY id LIMIT 1"
+            "SELECT data FROM batches WHERE id >= ? AND id < ? AND last_offset >= ? AND max_timestamp >= ?"
+            " AND attributes & 32 = 0 ORDER BY id LIMIT 1"
         )
-        ids = (number << OFFSET_BITS | start_offset, number << OFFSET_BITS | end_offset, timestamp)
+        ids = (number << OFFSET_BITS, number << OFFSET_BITS | end_offset, start_offset, timestamp)
         row = await self._lookups.run(lambda connection: connection.execute(sql, ids).fetchone())
         return None if row is None else bytes(row[0])
 

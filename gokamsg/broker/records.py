@@ -104,13 +104,15 @@ def check_timestamps(header: BatchHeader, config: TopicConfig, now_ms: int) -> N
         raise BatchError(Code.INVALID_TIMESTAMP, f"timestamp {header.base_timestamp} is too far in the past")
 
 
-def first_at(batch: bytes, timestamp: int) -> tuple[int, int] | None:
-    """Offset and time of the first record at or after a time, or None."""
+def first_at(batch: bytes, timestamp: int, start_offset: int = 0) -> tuple[int, int] | None:
+    """Offset and time of the first record from start_offset on that is at or after a time, or None."""
     header = read_header(batch)
     if header.append_time:
-        return (header.base_offset, header.max_timestamp) if header.max_timestamp >= timestamp else None
+        found = (max(header.base_offset, start_offset), header.max_timestamp)
+        return found if header.max_timestamp >= timestamp else None
     for record in walk(body_of(batch, header), header.record_count):
         at = header.base_timestamp + record.timestamp_delta
-        if at >= timestamp:
-            return header.base_offset + record.offset_delta, at
+        offset = header.base_offset + record.offset_delta
+        if at >= timestamp and offset >= start_offset:
+            return offset, at
     return None

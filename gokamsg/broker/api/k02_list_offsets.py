@@ -68,18 +68,30 @@ async def _look_up(
         return Code.NONE, -1, log.log_start_offset
     if wanted == LATEST_TIERED:
         return Code.NONE, -1, -1
-    if wanted == MAX_TIMESTAMP:
-        batch = await broker.reader.latest(log.number, log.log_start_offset, end_offset)
-        wanted = None if batch is None else read_header(batch).max_timestamp
-    else:
-        batch = await broker.reader.first_at(log.number, log.log_start_offset, end_offset, wanted)
-    if batch is None:
-        return Code.NONE, -1, -1
     try:
-        found = records.first_at(batch, wanted)
+        found = await _find(broker, log, wanted, end_offset)
     except (BatchError, CompressionError):
         return Code.CORRUPT_MESSAGE, -1, -1
-    if found is None:  # the batch's largest timestamp belonged to a record that compaction has dropped
-        header = read_header(batch)
-        return Code.NONE, header.max_timestamp, header.base_offset
-    return Code.NONE, found[1], max(found[0], log.log_start_offset)
+    return (Code.NONE, -1, -1) if found is None else (Code.NONE, found[1], found[0])
+
+
+async def _find(broker: Broker, log: PartitionLog, wanted: int, end_offset: int) -> tuple[int, int] | None:
+    """Offset and time of the record that a timestamp asks for."""
+    start_offset = log.log_start_offset
+    if wanted == MAX_TIMESTAMP:
+        batch = await broker.reader.latest(log.number, start_offset, end_offset)
+        return None if batch is None else _at_or_last(batch, read_header(batch).max_timestamp)
+    while True:
+        batch = await broker.reader.first_at(log.number, start_offset, end_offset, wanted)
+        if batch is None:
+            return None
+        found = records.first_at(batch, wanted, start_offset)
+        if found is not None:
+            return found
+        # the record with the batch's largest timestamp is gone: compacted, or below the log's start
+        start_offset = read_header(batch).last_offset + 1
+
+
+def _at_or_last(batch: bytes, timestamp: int) -> tuple[int, int]:
+    header = read_header(batch)
+    return records.first_at(batch, timestamp) or (header.last_offset, timestamp)
