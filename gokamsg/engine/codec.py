@@ -23,8 +23,9 @@ from gokamsg.errors import CodecError
 T = TypeVar("T")
 
 _DIGITS = re.compile(rb"[+-]?[0-9]{1,40}")
-# Numbers on which msgspec is more generous than Go: a fraction, an exponent, or perhaps more than 64 bits.
-_ODD_NUMBER = re.compile(rb"[0-9][.eE]|[0-9]{19}")
+# msgspec takes integers of any size for an int, Go only those of 64 bits: a number with so many digits is looked at.
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_MANY_DIGITS = b"0" * 19
 _SHOWN_BYTES = 60
 
 
@@ -119,7 +120,7 @@ class Json(Generic[T]):
         self._encoder = msgspec.json.Encoder()
         self._decoder: Any = msgspec.json.Decoder(kind)
         self._batch_decoder: Any = msgspec.json.Decoder(list[Union[kind, int]])  # type: ignore[valid-type]  # noqa: UP007
-        # 18 digits, so that it is no odd number itself; unknown to whoever writes the records.
+        # 18 digits, so that it is no long number itself; unknown to whoever writes the records.
         self._nonce = random.SystemRandom().randrange(10**17, 10**18)
         self._joint = b",%d," % self._nonce
         # A struct inside another may be merged from duplicates in Go; msgspec cannot tell if it has defaults.
@@ -139,7 +140,7 @@ class Json(Generic[T]):
         if len(data.translate(None, b"<>&\xe2")) != len(data):
             data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
             data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-        if self._has_numbers and _ODD_NUMBER.search(data):
+        if self._has_numbers and _has_long_number(data):
             self._check_numbers(data)
         return data
 
@@ -156,7 +157,7 @@ class Json(Generic[T]):
             raise CodecError(f"codec {self.name} cannot encode a value: {error}") from error
 
     def decode(self, data: bytes) -> T:
-        if not (self._exact_only or (self._has_numbers and _ODD_NUMBER.search(data))):
+        if not (self._exact_only or (self._has_numbers and _has_long_number(data))):
             try:
                 return self._decoder.decode(data)  # type: ignore[no-any-return]
             except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -175,7 +176,7 @@ class Json(Generic[T]):
         if not data:
             return []
         joined = b"[%b]" % self._joint.join(data)
-        if self._exact_only or (self._has_numbers and _ODD_NUMBER.search(joined)):
+        if self._exact_only or (self._has_numbers and _has_long_number(joined)):
             return [self.decode(item) for item in data]
         try:
             decoded = self._batch_decoder.decode(joined)
@@ -187,6 +188,10 @@ class Json(Generic[T]):
         if not whole or int in set(map(type, values)):
             raise CodecError(f"codec {self.name} cannot decode {len(data)} values at once: one is not whole")
         return values
+
+
+def _has_long_number(data: bytes) -> bool:
+    return _MANY_DIGITS in data.translate(_DIGITS_AS_ZEROS)
 
 
 def _is_shareable(schema: go_json.Schema) -> bool:
