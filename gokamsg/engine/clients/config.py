@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
+from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 
 from gokamsg.errors import BrokerUnavailableError, UsageError
 
@@ -42,6 +44,19 @@ _PROPERTIES = {
 }
 _HANDLED = {"sasl.jaas.config", "ssl.endpoint.identification.algorithm", "ssl.truststore.type", "ssl.keystore.type"}
 _JAAS = re.compile(r"""\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s;]+))""")
+
+
+class _ClosingSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no types
+    """kafka-python leaves the socket of each refused connection to the garbage collector; this one closes it."""
+
+    SCHEMES = ("gokamsg-direct",)
+
+    async def sock_connect(self, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,7 @@ class ClientConfig:
             "bootstrap_timeout_ms": int(BOOTSTRAP_TIMEOUT_S * 1000),
             "reconnect_backoff_ms": 50,
             "reconnect_backoff_max_ms": 1_000,
+            "proxy_url": f"{_ClosingSocket.SCHEMES[0]}://",  # not a proxy: how kafka-python chooses a kind of socket
             **self.security,
         }
 
@@ -95,9 +111,8 @@ def check_broker(config: ClientConfig, timeout_s: float = 4.0) -> ClusterInfo:
     reasons = [_refusal(address, timeout_s / len(config.addresses)) for address in config.addresses]
     if all(reasons):
         raise BrokerUnavailableError(_nobody(config, "; ".join(filter(None, reasons))))
-    settings = config.common() | {"bootstrap_timeout_ms": int(timeout_s * 1000)}
     with connecting(config), quiet():
-        admin = KafkaAdminClient(**settings)
+        admin = connect(config, KafkaAdminClient, bootstrap_timeout_ms=int(timeout_s * 1000))
         try:
             cluster = admin.describe_cluster()
         finally:
@@ -106,9 +121,21 @@ def check_broker(config: ClientConfig, timeout_s: float = 4.0) -> ClusterInfo:
 
 
 def connect(config: ClientConfig, build: Callable[..., T], **settings: Any) -> T:
-    """A kafka-python client, built with the common settings and these."""
+    """A kafka-python client, built with the common settings and these; nothing of it is left when it cannot be."""
+    inner: list[KafkaNetClient] = []
+    kind = settings.get("kafka_client", KafkaNetClient)
+
+    def make_inner(**inner_settings: Any) -> KafkaNetClient:
+        inner.append(kind(**inner_settings))
+        return inner[-1]
+
     with connecting(config):
-        return build(**{**config.common(), **settings})
+        try:
+            return build(**{**config.common(), **settings, "kafka_client": make_inner})
+        except BaseException:
+            for client in inner:  # kafka-python leaves its thread and sockets behind when a constructor fails
+                client.close()
+            raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ the sender, the transaction manager. Mended here:
 - a batch that the broker finds too large is failed with its reason instead of being split behind our back.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,15 +20,17 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.producer_batch import ProducerBatch
 
-from gokamsg.engine.clients.config import ClientConfig, connect, connecting
+from gokamsg.engine.clients.config import ClientConfig, connect
 from gokamsg.engine.records import BatchBuilder
 from gokamsg.errors import BrokerUnavailableError, GokamsgError, TopicError
 
 BATCH_BYTES = 256 << 10
 """A good size to send a builder at: well below Kafka's default max.message.bytes of 1 MiB."""
 
+_TOPIC_WAIT_S = 1.0
+_ANSWER_WAIT_S = 4.5
 _REQUEST_BYTES = 8 << 20  # of one produce request; above any batch
-_SEAMS = ("_accumulator", "_sender", "_transaction_manager", "_metadata", "_wait_on_metadata", "_unregister_cleanup")
+_SEAMS = ("_accumulator", "_sender", "_transaction_manager", "_metadata", "_unregister_cleanup")
 
 
 class SentBatch:
@@ -109,15 +112,27 @@ class BatchSender:
 
     def partition_count(self, topic: str) -> int:
         """How many partitions the topic has; TopicError when it does not exist."""
-        try:
-            with connecting(self._config):
-                partitions = self._producer.partitions_for(topic)
-        except BrokerUnavailableError as error:
-            if not self._producer._sender._client.in_flight_request_count() and self.connected():
-                raise TopicError(f"topic {topic!r} does not exist; create it with: gokamsg topics create") from error
-            raise
+        metadata, started = self._producer._metadata, time.monotonic()
+        answered = False
+        while not (found := metadata.partitions_for_topic(topic)):
+            left_s = (_TOPIC_WAIT_S if answered else _ANSWER_WAIT_S) - (time.monotonic() - started)
+            if left_s <= 0:
+                if answered:
+                    raise TopicError(f"topic {topic!r} does not exist; create it with: gokamsg topics create")
+                raise BrokerUnavailableError(f"no broker tells where topic {topic!r} is, within {_ANSWER_WAIT_S:g} s")
+            self._producer._sender.add_topic(topic)
+            told = threading.Event()
+            update = metadata.request_update()
+            update.add_both(lambda _, told=told: told.set())
+            self._producer._sender.wakeup()
+            told.wait(left_s)
+            if update.is_done and (
+                update.succeeded() or isinstance(update.exception, kafka_errors.BrokerResponseError)
+            ):
+                answered = True  # it may have been created a moment ago: asked again for a while
+            time.sleep(0.02)
         self._known.add(topic)
-        return len(partitions)
+        return len(found)
 
     def put(self, topic: str, partition: int, builder: BatchBuilder) -> SentBatch:
         """Hands a builder over, to be sent at once; it must not be used again."""
