@@ -10,13 +10,23 @@ from typing import Annotated, Any
 import typer
 
 from gokamsg import __version__, console
-from gokamsg.commands import feed, load, messages, process, serve, status, topics  # noqa: F401 - they register
+from gokamsg.commands import (  # noqa: F401 - they register
+    broker,
+    feed,
+    load,
+    messages,
+    process,
+    serve,
+    status,
+    topics,
+    up,
+)
 from gokamsg.commands.registration import INTERRUPTED, app
 
 # Typer carries a Click of its own since 0.16; this finds the class wherever it lives.
 UsageFailure: Any = typer.BadParameter.__bases__[0]
 
-ORDER = ("serve", "process", "loadgen", "send", "feed", "block", "unblock", "translate", "status")
+ORDER = ("up", "broker", "serve", "process", "loadgen", "send", "feed", "block", "unblock", "translate", "status")
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 
 

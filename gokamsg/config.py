@@ -23,7 +23,9 @@ ON_KAFKA = (
     *("serve", "process", "send", "feed", "block", "unblock", "translate"),
     *("topics create", "topics describe", "status"),
 )
-PRINTING = (*ON_KAFKA, "loadgen")
+PRINTING = (*ON_KAFKA, "loadgen", "broker", "up")
+CLIENTS = (*ON_KAFKA, "up")
+DEFAULT_BROKERS = "localhost:9092"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class Setting:
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    def flag_of(self, command: str) -> str:
+        """The flag as `command` has it: `--broker-port` of `up` is the `--port` of `broker`."""
+        return "--" + self.name.removeprefix(f"{command}_").replace("_", "-")
 
     @property
     def environment(self) -> str:
@@ -80,11 +86,15 @@ def setting(
 class Settings:
     """What a person set, checked. Raises UsageError when built from values that make no sense."""
 
-    brokers: str = setting(
-        "localhost:9092", "Kafka bootstrap addresses, separated by commas.", commands=ON_KAFKA, metavar="HOST:PORT"
+    brokers: str | None = setting(
+        None,
+        "Kafka bootstrap addresses, separated by commas; up then starts no broker of its own.",
+        commands=CLIENTS,
+        metavar="HOST:PORT",
+        default_text="localhost:9092; up: a broker of its own",
     )
     kafka_config: str | None = setting(
-        None, "Client properties file (security.protocol, sasl.*, ssl.*).", commands=ON_KAFKA, metavar="FILE"
+        None, "Client properties file (security.protocol, sasl.*, ssl.*).", commands=CLIENTS, metavar="FILE"
     )
     state_dir: str | None = setting(
         None,
@@ -99,7 +109,9 @@ class Settings:
     host: str = setting(
         "127.0.0.1", "Address that the HTTP service listens on.", commands=("serve",), metavar="ADDRESS"
     )
-    port: int = setting(8080, "Port of the HTTP service; 0 takes a free one.", commands=("serve",), limits=(0, 65535))
+    port: int = setting(
+        8080, "Port of the HTTP service; 0 takes a free one.", commands=("serve", "up"), limits=(0, 65535)
+    )
     direct: bool = setting(
         False, "Send straight to message_received, past the filter (step 1).", commands=("serve", "send")
     )
@@ -111,7 +123,7 @@ class Settings:
         metavar="ROLE",
         default_text="all",
     )
-    workers: int = setting(1, "Worker processes for each role.", commands=("process",), limits=(1, 64))
+    workers: int = setting(1, "Worker processes for each role.", commands=("process", "up"), limits=(1, 64))
     guarantee: str = setting(
         "exactly-once",
         "What holds when a worker dies: exactly-once or at-least-once.",
@@ -121,7 +133,7 @@ class Settings:
     on_error: str = setting(
         "stop",
         "What to do with a record that cannot be processed: stop, or skip it.",
-        commands=("process",),
+        commands=("process", "up"),
         choices=("stop", "skip"),
     )
     start: str | None = setting(
@@ -177,10 +189,42 @@ class Settings:
     retention: str = setting(
         "7d",
         "How long streams keep their records (tables keep all keys).",
-        commands=("topics create",),
+        commands=("topics create", "broker"),
         metavar="DURATION",
     )
     watch: bool = setting(False, "Go on, and show the state every second.", commands=("status",), short="-w")
+
+    broker_host: str = setting(
+        "127.0.0.1",
+        "Address that the broker listens on. It has no authentication.",
+        commands=("broker",),
+        metavar="ADDRESS",
+    )
+    broker_port: int = setting(
+        9092, "Port of the embedded broker; 0 takes a free one.", commands=("broker", "up"), limits=(0, 65535)
+    )
+    data_dir: str | None = setting(
+        None,
+        "Where the embedded broker keeps its data, and up its copies of tables.",
+        commands=("broker", "up"),
+        metavar="DIR",
+        default_text="the user's state directory",
+    )
+    no_fsync: bool = setting(
+        False,
+        "Do not wait for the disk: faster, but a power failure may take the last acknowledged records.",
+        commands=("broker", "up"),
+    )
+    retention_bytes: int = setting(
+        -1,
+        "Bytes that each partition of a stream keeps; -1 for no limit.",
+        commands=("broker",),
+        metavar="N",
+        limits=(-1, None),
+    )
+    demo: bool = setting(False, "Send the example's traffic too.", commands=("up",))
+    reset: bool = setting(False, "Delete all messages and tables of earlier runs first; asks.", commands=("up",))
+    yes: bool = setting(False, "Do not ask.", commands=("up",))
 
     def __post_init__(self) -> None:
         for row in SETTINGS:
@@ -197,6 +241,16 @@ class Settings:
         if not self.role or "all" in self.role:
             return ROLE_NAMES
         return tuple(dict.fromkeys(self.role))
+
+    @property
+    def addresses(self) -> str:
+        """The brokers to connect to."""
+        return self.brokers or DEFAULT_BROKERS
+
+    @property
+    def data_path(self) -> Path:
+        """Where `up` and the embedded broker keep everything."""
+        return Path(self.data_dir).expanduser() if self.data_dir else self.state_path
 
     @property
     def transaction_timeout_ms(self) -> int:
@@ -299,9 +353,8 @@ def render_settings() -> str:
     """The table of all settings in Markdown, as the README shows it."""
     lines = ["| flag | environment | default | what it is | commands |", "|---|---|---|---|---|"]
     for row in SETTINGS:
-        commands = "all but loadgen" if row.commands == ON_KAFKA else "all"
-        if row.commands not in (ON_KAFKA, PRINTING):
-            commands = ", ".join(row.commands)
+        groups = {ON_KAFKA: "all on Kafka", CLIENTS: "all on Kafka, up", PRINTING: "all"}
+        commands = groups.get(row.commands, ", ".join(row.commands))
         text = row.help.replace("|", "\\|")
         lines.append(f"| `{row.flag}` | `{row.environment}` | {row.default_text} | {text} | {commands} |")
     return "\n".join(lines) + "\n"

@@ -15,10 +15,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
+import termios
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+import tty
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import GokamsgError
@@ -238,3 +243,73 @@ class Bars:
             self._bars.stop()
             self._bars = None
         self._tasks.clear()
+
+
+def home_text(path: Path) -> str:
+    """The path as a person writes it: below ~ where it is."""
+    try:
+        return f"~/{path.relative_to(Path.home())}"
+    except ValueError:
+        return str(path)
+
+
+class Live:
+    """Lines at the bottom of stderr that are redrawn in place. Only where is_rich(sys.stderr)."""
+
+    def __init__(self) -> None:
+        from rich.live import Live as RichLive
+
+        self._console = rich_console(sys.stderr)
+        self._live = RichLive(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal as it is now."""
+        return self._console.width
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """These lines take the place of the last ones; the first is a header."""
+        from rich.text import Text
+
+        text = Text(no_wrap=True, overflow="crop")
+        for number, line in enumerate(lines):
+            text.append(line + "\n", style="bold" if number == 0 else "")
+        self._live.update(text, refresh=True)
+
+    def note(self, line: str) -> None:
+        """One line above them, which stays."""
+        self._console.print(line)
+
+    def close(self) -> None:
+        """Takes them away."""
+        self._live.stop()
+
+
+class Keys:
+    """Single keys of the terminal, each with what it does, until close(). Without a terminal there are none."""
+
+    def __init__(self, actions: Mapping[str, Callable[[], None]]) -> None:
+        self._actions = actions
+        self._before: list[Any] | None = None
+        self._closed = threading.Event()
+        if sys.stdin.isatty():
+            self._before = termios.tcgetattr(sys.stdin)
+            tty.setcbreak(sys.stdin)
+            threading.Thread(target=self._read, name="keys", daemon=True).start()
+
+    def close(self) -> None:
+        """The terminal is as it was."""
+        self._closed.set()
+        if self._before is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
+
+    def _read(self) -> None:
+        while not self._closed.is_set():
+            if select.select([sys.stdin], [], [], 0.25)[0]:
+                key = os.read(sys.stdin.fileno(), 1).decode(errors="replace")
+                if not key:
+                    return
+                action = self._actions.get(key.lower())
+                if action is not None and not self._closed.is_set():
+                    action()

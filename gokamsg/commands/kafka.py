@@ -14,7 +14,7 @@ def client_config(settings: Settings) -> "ClientConfig":
     """How to reach the brokers. Raises UsageError."""
     from gokamsg.engine import ClientConfig
 
-    return ClientConfig(settings.brokers, properties=load_client_properties(settings.kafka_config))
+    return ClientConfig(settings.addresses, properties=load_client_properties(settings.kafka_config))
 
 
 def make_topics(config: "ClientConfig", names: Iterable[str]) -> None:

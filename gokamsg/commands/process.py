@@ -45,7 +45,7 @@ def worker_specs(settings: Settings) -> list[ChildSpec]:
     from gokamsg.messaging.roles import ROLES
 
     common = {
-        "brokers": settings.brokers,
+        "brokers": settings.addresses,
         "properties": load_client_properties(settings.kafka_config),
         "state_dir": str(settings.state_path),
         "guarantee": settings.guarantee,

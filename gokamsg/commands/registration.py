@@ -51,7 +51,7 @@ def command(path: str, summary: str) -> Callable[[Action], Action]:
         hints = get_type_hints(action, include_extras=True)
         own = [parameter for name, parameter in inspect.signature(action).parameters.items() if name != "settings"]
         parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
-        parameters += [option(row) for row in settings_of(path)]
+        parameters += [option(row, path) for row in settings_of(path)]
 
         def run(**values: Any) -> None:
             arguments = {parameter.name: values.pop(parameter.name) for parameter in own}
@@ -66,12 +66,12 @@ def command(path: str, summary: str) -> Callable[[Action], Action]:
     return register
 
 
-def option(row: Setting) -> inspect.Parameter:
+def option(row: Setting, path: str) -> inspect.Parameter:
     """A row of the settings table as a parameter that Typer makes an option of."""
     kind, default = row.kind, row.default
     if kind == tuple[str, ...]:
         kind, default = list[str], list(row.default)
-    flags = [row.flag, row.short] if row.short else [row.flag]
+    flags = [row.flag_of(path), row.short] if row.short else [row.flag_of(path)]
     help_text = row.help
     if row.kind is not bool and row.default_text:
         help_text += f" [default: {row.default_text}]"
@@ -116,4 +116,7 @@ def perform(action: Action, arguments: dict[str, Any], values: dict[str, Any]) -
         raise typer.Exit(console.report(failure, debug=debug)) from None
 
 
-START_A_BROKER = "Start Apache Kafka there, or name another address with --brokers."
+START_A_BROKER = (
+    "Start everything with 'gokamsg up', a broker alone with 'gokamsg broker', Apache Kafka with 'docker compose up',"
+    " or name one with --brokers."
+)

@@ -215,11 +215,6 @@ class LoadGenerator:
     def _send(self, connection: http.client.HTTPConnection, message: Message) -> str | None:
         body = msgspec.json.encode({"to": message.recipient, "content": message.content})
         path = f"{self._prefix}/{quote(message.sender, safe='')}/send"
-        if connection.sock is None:
-            connection.connect()
-            # Header and body are two writes; without this the second would wait for the first's acknowledgement.
-            assert connection.sock is not None
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.request("POST", path, body, {"Content-Type": "application/json", "Accept": "text/plain"})
         response = connection.getresponse()
         answer = response.read()
