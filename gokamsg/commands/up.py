@@ -190,7 +190,7 @@ class Display:
                 self._url = str(message["ready"])
             elif "state" in message:
                 self._statuses[name] = message
-                if self._ready and self._live is None:
+                if self._ready and self._live is None and not self._settings.json and message["state"] == "running":
                     self._say_change(name, message)
             if not self._ready:
                 self._look_if_ready()

@@ -10,7 +10,7 @@ its public interface; everything else may change.
     Processor(ClientConfig("localhost:9092"), graph, ProcessorOptions(state_dir=Path("state"))).run()
 """
 
-from gokamsg.engine.clients import ClientConfig, ClusterInfo, check_broker
+from gokamsg.engine.clients import Admin, ClientConfig, ClusterInfo, check_broker
 from gokamsg.engine.codec import Bytes, Codec, Int64, Json, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.emitter import Emitter, Promise, RecordPosition
@@ -30,11 +30,12 @@ from gokamsg.engine.hashing import Partitioner, fnv1a32
 from gokamsg.engine.names import Group, Stream, Table, loop_of, table_of
 from gokamsg.engine.options import GUARANTEES, ON_ERROR, STARTS, ProcessorOptions
 from gokamsg.engine.processor import Processor
+from gokamsg.engine.sqlite_storage import SQLiteStorage
 from gokamsg.engine.state import ProcessorState, ViewState
 from gokamsg.engine.stats import ProcessorStatus
-from gokamsg.engine.sqlite_storage import SQLiteStorage
 from gokamsg.engine.storage import MemoryStorage, Storage
 from gokamsg.engine.table_reader import RestoreProgress
+from gokamsg.engine.tail import Tail, TailRecord
 from gokamsg.engine.topics import TopicManager
 from gokamsg.engine.view import View
 
@@ -42,6 +43,7 @@ __all__ = [
     "GUARANTEES",
     "ON_ERROR",
     "STARTS",
+    "Admin",
     "Bytes",
     "ClientConfig",
     "ClusterInfo",
@@ -73,6 +75,8 @@ __all__ = [
     "Stream",
     "String",
     "Table",
+    "Tail",
+    "TailRecord",
     "TopicManager",
     "View",
     "ViewState",
