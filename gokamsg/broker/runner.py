@@ -4,7 +4,7 @@
         producer = KafkaProducer(bootstrap_servers=broker.address)
 
 The address is ready when the block is entered; when it is left the broker is closed and its thread gone. Threads: the
-broker's state belongs to its thread; call() runs something there. `control` may be used from any thread.
+broker's state belongs to its thread; call() and run() run something there. `control` may be used from any thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +70,12 @@ class RunningBroker:
             return function(self._server.broker)
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_JOIN_S)
+
+    def run(self, function: Callable[[Broker], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine function with the broker's state on the broker's thread; its result."""
+        assert self._loop is not None
+        assert self._server is not None
+        return asyncio.run_coroutine_threadsafe(function(self._server.broker), self._loop).result(_JOIN_S)
 
     def _run(self) -> None:
         try:

@@ -51,12 +51,13 @@ BatchRow = tuple[int, int, int, int, int, int, int, int, bytes]
 class WriteUnit:
     """Changes that belong together. Filled on the loop, then handed to Store.commit() once."""
 
-    __slots__ = ("future", "ops", "rows", "staged")
+    __slots__ = ("future", "ops", "rows", "staged", "vacuum_pages")
 
     def __init__(self) -> None:
         self.rows: list[BatchRow] = []
         self.ops: list[tuple[str, tuple[object, ...]]] = []
         self.staged: list[Staged] = []
+        self.vacuum_pages = 0
         self.future: asyncio.Future[None] | None = None
 
     def append(self, staged: Staged, row: BatchRow) -> None:
@@ -90,12 +91,12 @@ class WriteUnit:
         self.ops.append((_MARK_CLEANED, (cleaned_ms, row_id)))
 
     def vacuum(self, pages: int) -> None:
-        """Give so many free pages at the end of the file back to the file system."""
-        self.ops.append((f"PRAGMA incremental_vacuum({pages:d})", ()))
+        """Give so many free pages back to the file system, after the unit's changes."""
+        self.vacuum_pages = pages
 
     @property
     def empty(self) -> bool:
-        return not self.rows and not self.ops
+        return not (self.rows or self.ops or self.vacuum_pages)
 
 
 class Store:
@@ -187,6 +188,7 @@ class Store:
         try:
             if any(not unit.empty for unit in units):
                 self._write_transaction(units)
+                self._vacuum(sum(unit.vacuum_pages for unit in units))
         except (sqlite3.Error, OSError) as error:
             failure = StoreError(
                 f"cannot write {str(self.path)!r}: {error}; the broker stops, free the disk and restart"
@@ -208,13 +210,18 @@ class Store:
                 self._written_bytes += sum(len(row[8]) for row in rows) + 4096
             for unit in units:
                 for sql, arguments in unit.ops:
-                    execute(sql, arguments).fetchall()  # a PRAGMA goes only as far as it is read
+                    execute(sql, arguments)
                     self._written_bytes += 4096
             execute("COMMIT")
         except BaseException:
             if self._writer.in_transaction:
                 execute("ROLLBACK")
             raise
+
+    def _vacuum(self, pages: int) -> None:
+        if pages:  # a script, because execute() would stop after the first page
+            self._writer.executescript(f"PRAGMA incremental_vacuum({pages:d})")
+            self._written_bytes += pages * 4096
 
     def _checkpoint(self) -> None:
         """Move the log's pages into the file before the log grows large; readers are never waited for."""
