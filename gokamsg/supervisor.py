@@ -19,13 +19,13 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from .errors import GokamsgError
+from .nursery import Nursery, Process
 
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -55,7 +55,7 @@ class SupervisorOptions:
 @dataclass(slots=True)
 class _Child:
     spec: ChildSpec
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     started: float = 0.0
     heard: float = 0.0
     failures: int = 0
@@ -77,7 +77,9 @@ class Supervisor:
         on_event: Callable[[str, str], None],
         on_log: Callable[[str, str], None],
         options: SupervisorOptions | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
+        self._nursery = nursery or Nursery()
         self._children = [_Child(spec) for spec in sorted(specs, key=lambda spec: spec.stage)]
         self._on_message = on_message
         self._on_event = on_event
@@ -105,13 +107,16 @@ class Supervisor:
         """The running children's process ids by name."""
         return {child.spec.name: child.process.pid for child in self._children if child.process is not None}
 
+    def launch(self) -> None:
+        """Starts the children; run() does it unless it is done."""
+        for child in self._children:
+            if not self._stopping and child.process is None:
+                self._start(child)
+
     def run(self) -> None:
         """Keeps the children running until stop(). Raises the error of a child that cannot be kept running."""
         try:
-            for child in self._children:
-                if self._stopping:
-                    break
-                self._start(child)
+            self.launch()
             while not self._stopping:
                 self._turn(0.25)
                 for child in self._children:
@@ -134,13 +139,7 @@ class Supervisor:
         # a child inherits the blocked signal, while one that comes now stays pending for us.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            child.process = subprocess.Popen(
-                child.spec.argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=None if child.spec.environment is None else {**os.environ, **child.spec.environment},
-            )
+            child.process = self._nursery.spawn(child.spec.argv, child.spec.environment)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.started = child.heard = time.monotonic()

@@ -1,10 +1,11 @@
 """What `gokamsg up` starts: a broker, the five roles, the service; stopped in reverse order.
 
-1. The broker is a child like the others, with a supervisor of its own: it starts first and ends last, and one that
+1. Python's imports are done once, for all parts (nursery.py).
+2. The broker is a child like the others, with a supervisor of its own: it starts first and ends last, and one that
    crashes is started again while the others wait for it.
-2. `prepare` is called with the broker's address once it accepts connections (None without a broker of our own); it
+3. `prepare` is called with the broker's address once it accepts connections (None without a broker of our own); it
    makes the topics and says which parts to start.
-3. run() returns when stop() was called and everything has ended; it raises the error of a part that cannot be kept
+4. run() returns when stop() was called and everything has ended; it raises the error of a part that cannot be kept
    running. A second signal (kill()) ends everything at once.
 
 Knows nothing of what its parts do; prints nothing.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import GokamsgError
+from .nursery import Nursery
 from .supervisor import ChildSpec, Supervisor, SupervisorOptions
 
 BROKER_START_S = 30.0
@@ -42,9 +44,15 @@ class Up:
         listener: Listener,
         *,
         prepare: Callable[[str | None], Sequence[ChildSpec]],
+        modules: Sequence[str],
+        children: int,
         options: SupervisorOptions | None = None,
     ) -> None:
+        """`children` blanks are made ready for the parts, with `modules` imported."""
         self._prepare = prepare
+        self._modules = modules
+        self._children = children
+        self._nursery = Nursery()
         self._listener = listener
         self._options = options or SupervisorOptions()
         self._stopping = threading.Event()
@@ -58,6 +66,9 @@ class Up:
         """Start everything, keep it running until stop()."""
         thread = None
         if self._broker is not None:
+            self._broker.launch()
+        self._nursery.raise_blanks(self._children, self._modules)  # while the broker starts, and before any thread
+        if self._broker is not None:
             thread = threading.Thread(target=self._run_broker, args=(self._broker,), name="broker-supervisor")
             thread.start()
         try:
@@ -69,6 +80,7 @@ class Up:
                     self._parts.stop()
                 self._parts.run()
         finally:
+            self._nursery.close()
             if self._broker is not None and thread is not None:
                 self._broker.stop()
                 thread.join()
@@ -104,6 +116,7 @@ class Up:
             on_event=self._listener.on_event,
             on_log=self._listener.on_log,
             options=self._options,
+            nursery=self._nursery,
         )
 
     def _run_broker(self, supervisor: Supervisor) -> None:

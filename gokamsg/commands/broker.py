@@ -39,4 +39,5 @@ def broker(settings: Settings) -> None:
         ),
         on_ready=ready,
     )
-    console.note("stopped")
+    if not settings.json:
+        console.note("stopped")

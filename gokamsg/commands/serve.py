@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
     view.start()
     watch = Watch(view, on_end=server.stop)
     try:
+        if not as_json:
         console.note(f"serving on {url}, sending to {topic}")
         threading.Thread(target=watch.show_restore, args=(url, settings.json), name="watch", daemon=True).start()
         server.run()
@@ -49,7 +50,8 @@ def serve(settings: Settings) -> None:
     finally:
         view.stop()
         emitter.finish(timeout_s=5)
-    console.note("stopped")
+    if not settings.json:
+        console.note("stopped")
 
 
 class Watch:

@@ -24,6 +24,15 @@ from .registration import command
 
 TABLES_DATA = "tables"
 PANEL_EVERY_S = 0.5
+MODULES = (
+    "gokamsg.engine",
+    "gokamsg.messaging.roles",
+    "gokamsg.messaging.service",
+    "gokamsg.messaging.server",
+    "gokamsg.messaging.topics",
+    "gokamsg.commands.part",
+    "gokamsg.commands.worker",
+)
 
 
 @command("up", "Start everything: a broker, the five roles and the service.")
@@ -37,6 +46,8 @@ def up(settings: Settings) -> None:
         None if settings.brokers else broker_spec(settings),
         Listener(show.message, show.event, show.log),
         prepare=lambda address: prepare(settings, address, show),
+        modules=MODULES,
+        children=5 * settings.workers + (2 if settings.demo else 1),
         options=SupervisorOptions(grace_s=4.0),
     )
     stop_on_signals(everything)
@@ -225,7 +236,7 @@ class Display:
         if self._settings.json:
             console.data({"ready": self._url, "seconds": round(self._elapsed(), 2)})
             return
-        self._step("processors", " ".join(dict.fromkeys(name.partition("/")[0] for name in self._statuses)), "")
+        self._step("processors", " ".join(sorted({name.partition("/")[0] for name in self._statuses})), "")
         self._step("service", self._url, f"ready in {self._elapsed():.1f} s")
         for line in hints(self._url, self.brokers, ours=not self._settings.brokers):
             console.note(line)

@@ -30,10 +30,9 @@ from gokamsg.engine.hashing import Partitioner, fnv1a32
 from gokamsg.engine.names import Group, Stream, Table, loop_of, table_of
 from gokamsg.engine.options import GUARANTEES, ON_ERROR, STARTS, ProcessorOptions
 from gokamsg.engine.processor import Processor
-from gokamsg.engine.sqlite_storage import SQLiteStorage
 from gokamsg.engine.state import ProcessorState, ViewState
 from gokamsg.engine.stats import ProcessorStatus
-from gokamsg.engine.storage import MemoryStorage, Storage
+from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
 from gokamsg.engine.table_reader import RestoreProgress
 from gokamsg.engine.tail import Tail, TailRecord
 from gokamsg.engine.topics import TopicManager

@@ -6,7 +6,7 @@ closes what it has opened, in reverse order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,7 @@ from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables, sqlite_builder
 from gokamsg.engine.topics import Topic, TopicManager
+from gokamsg.engine.transaction import Transaction
 from gokamsg.engine.worker import Worker
 
 PRODUCER_INIT_TIMEOUT_S = 15.0
@@ -50,13 +51,7 @@ class Assembled:
 
 
 def assemble(
-    config: ClientConfig,
-    graph: GroupGraph,
-    options: ProcessorOptions,
-    *,
-    counters: Counters,
-    stopping: Callable[[], bool],
-    stack: ExitStack,
+    config: ClientConfig, graph: GroupGraph, options: ProcessorOptions, *, counters: Counters, stack: ExitStack
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
     cluster = check_broker(config)
@@ -67,28 +62,47 @@ def assemble(
     delivery = _delivery(config, options, identity, clients.inputs)
     stack.callback(delivery.close)
     delivery.recover()
-    tables = Tables(
-        sqlite_builder(identity.directory), cache_bytes=options.cache_bytes // _shares(graph, topics)
-    )
+    tables = Tables(sqlite_builder(identity.directory), cache_bytes=options.cache_bytes // _shares(graph, topics))
     stack.callback(tables.close_all)
-    outputs = Outputs(delivery.send)
-    for edge in (*graph.output_streams, graph.loop_stream, graph.group_table):
-        if edge is not None:
-            known = topics.get(edge.topic)
-            partitions = known.partitions if known else delivery.partition_count(edge.topic)
-            outputs.add(edge.topic, Partitioner(partitions), partitions)
+    parts = _Parts(
+        graph=graph,
+        options=options,
+        counters=counters,
+        clients=clients,
+        delivery=delivery,
+        tables=tables,
+        outputs=_outputs(graph, topics, delivery),
+        joins=_lookup_tables(graph.joint_tables, topics),
+        lookups=_lookup_tables(graph.lookup_tables, topics),
+    )
+    marks = HandledMarks(identity.directory.parent / "handled")
+    return _put_together(parts, {name: topic.topic_id for name, topic in topics.items()}, marks)
 
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    graph: GroupGraph
+    options: ProcessorOptions
+    counters: Counters
+    clients: Clients
+    delivery: Delivery
+    tables: Tables
+    outputs: Outputs
+    joins: Mapping[str, LookupTable]
+    lookups: Mapping[str, LookupTable]
+
+
+def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: HandledMarks) -> Assembled:
+    graph, options, outputs = parts.graph, parts.options, parts.outputs
     pace, deferral = Pace(), Deferral()
-    joins = _lookup_tables(graph.joint_tables, topics)
-    lookups = _lookup_tables(graph.lookup_tables, topics)
 
     def build(partition: int, table: PartitionTable | None) -> PartitionProcessor:
         context = Context(
             graph,
             partition,
             table=table,
-            joins=joins,
-            lookups=lookups,
+            joins=parts.joins,
+            lookups=parts.lookups,
             outputs=outputs,
             deferral=deferral,
             max_message_bytes=options.max_message_bytes,
@@ -97,37 +111,41 @@ def assemble(
 
     assignment = Assignment(
         graph,
-        clients,
-        tables,
-        topic_ids={name: topic.topic_id for name, topic in topics.items()},
-        joins=joins,
-        lookups=lookups,
-        marks=HandledMarks(identity.directory.parent / "handled"),
+        parts.clients,
+        parts.tables,
+        topic_ids=topic_ids,
+        joins=parts.joins,
+        lookups=parts.lookups,
+        marks=marks,
         start=options.start,
         build=build,
     )
-    worker = Worker(
-        clients.inputs,
-        delivery,
-        assignment,
-        group=graph.group,
-        sources=sources(graph),
-        outputs=outputs,
-        tables=tables,
-        table_topic=graph.group_table.topic if graph.group_table else None,
+    transaction = Transaction(
+        parts.delivery,
+        outputs,
+        changelog=outputs.topic(graph.group_table.topic) if graph.group_table else None,
         pace=pace,
         deferral=deferral,
         options=options,
-        counters=counters,
-        stopping=stopping,
+        counters=parts.counters,
     )
-    return Assembled(worker, assignment, clients.inputs, outputs)
+    worker = Worker(
+        parts.clients.inputs,
+        assignment,
+        transaction,
+        delivery=parts.delivery,
+        sources=sources(graph),
+        outputs=outputs,
+        tables=parts.tables,
+        on_error=options.on_error,
+        counters=parts.counters,
+    )
+    return Assembled(worker, assignment, parts.clients.inputs, outputs)
 
 
 def sources(graph: GroupGraph) -> dict[str, Source]:
     """What the group consumes: its inputs and its loop, by topic."""
-    edges = [*graph.input_streams, *([graph.loop_stream] if graph.loop_stream else [])]
-    return {edge.topic: Source(edge.topic, edge.codec, edge.callback) for edge in edges}
+    return {edge.topic: Source(edge.topic, edge.codec, edge.callback) for edge in graph.consumed_streams}
 
 
 def _topics(config: ClientConfig, graph: GroupGraph) -> Mapping[str, Topic]:
@@ -162,6 +180,15 @@ def _delivery(config: ClientConfig, options: ProcessorOptions, identity: Identit
         return producer
 
     return ExactlyOnce(connect)
+
+
+def _outputs(graph: GroupGraph, topics: Mapping[str, Topic], delivery: Delivery) -> Outputs:
+    outputs = Outputs(delivery.send)
+    for edge in (*graph.output_streams, *graph.loops, *graph.tables):
+        known = topics.get(edge.topic)
+        partitions = known.partitions if known else delivery.partition_count(edge.topic)
+        outputs.add(edge.topic, Partitioner(partitions), partitions)
+    return outputs
 
 
 def _lookup_tables(edges: Iterable[Any], topics: Mapping[str, Topic]) -> dict[str, LookupTable]:

@@ -75,7 +75,6 @@ class Processor:
                     self.graph,
                     self._options,
                     counters=self._counters,
-                    stopping=self._stopping.is_set,
                     stack=stack,
                 )
                 stack.callback(parts.worker.abandon)

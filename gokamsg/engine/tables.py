@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.engine.partition_table import PartitionTable
-from gokamsg.engine.sqlite_storage import SQLiteStorage, boot_id
-from gokamsg.engine.storage import MemoryStorage, Storage
+from gokamsg.engine.storage import SQLiteStorage, Storage, boot_id
 
 StorageBuilder = Callable[[str, int, str], Storage]
 """(topic, partition, topic id) -> the storage of that table partition."""

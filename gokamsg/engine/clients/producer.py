@@ -37,6 +37,9 @@ _FENCED = (
 )
 
 
+_DELIVERY_TIMEOUT_MS = 120_000  # commit() has its own deadline, and the broker the transaction's
+
+
 class TransactionalProducer:
     """See the module."""
 
@@ -47,6 +50,7 @@ class TransactionalProducer:
         self._sender = BatchSender(
             config,
             compression=compression,
+            delivery_timeout_ms=_DELIVERY_TIMEOUT_MS,
             transactional_id=transactional_id,
             transaction_timeout_ms=transaction_timeout_ms,
         )

@@ -72,7 +72,10 @@ class SentBatch:
 class BatchSender:
     """A KafkaProducer that takes finished batches. The owner thread calls; connections belong to the sender thread."""
 
-    def __init__(self, config: ClientConfig, *, compression: int = 0, **settings: Any) -> None:
+    def __init__(
+        self, config: ClientConfig, *, compression: int = 0, delivery_timeout_ms: int = 30_000, **settings: Any
+    ) -> None:
+        """A batch that has not been acknowledged after `delivery_timeout_ms` fails, and is not sent again."""
         self._config = config
         self._compression = compression
         self._known: set[str] = set()
@@ -81,7 +84,7 @@ class BatchSender:
             KafkaProducer,
             kafka_client=_Client,
             max_request_size=_REQUEST_BYTES,
-            delivery_timeout_ms=max(config.request_timeout_ms * 2, 20_000),
+            delivery_timeout_ms=max(delivery_timeout_ms, config.request_timeout_ms),
             max_block_ms=5_000,
             retry_backoff_ms=5,
             allow_auto_create_topics=False,

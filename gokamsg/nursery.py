@@ -1,0 +1,164 @@
+"""Child processes that have done their imports before anybody needs them.
+
+A Python process with the engine in it takes half a second of CPU to start; `gokamsg up` needs six of them. So it
+imports once, forks blanks while it still has a single thread, and gives each its command when it is wanted. A blank
+shares its parent's memory until it writes to it. Where there is no blank left, or the platform does not fork well, an
+ordinary process is started instead: the caller cannot tell the difference.
+
+A blank waits on its standard input for one JSON line, the command line to run (always `python -m MODULE ARGUMENT…`);
+what follows is the child's own standard input.
+
+Threads: raise_blanks() before the process has a second one; spawn() from any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Protocol
+
+
+class Process(Protocol):
+    """What a supervisor needs of a child; subprocess.Popen is one."""
+
+    pid: int
+
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    @property
+    def stderr(self) -> IO[bytes] | None: ...
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class _Forked:
+    """A child made by fork, with subprocess.Popen's ways."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.stdin: IO[bytes] | None = os.fdopen(stdin, "wb")
+        self.stdout: IO[bytes] | None = os.fdopen(stdout, "rb")
+        self.stderr: IO[bytes] | None = os.fdopen(stderr, "rb")
+        self.returncode: int | None = None
+        self._waiting = threading.Lock()
+
+    def poll(self) -> int | None:
+        with self._waiting:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self) -> int:
+        while (code := self.poll()) is None:
+            time.sleep(0.005)
+        return code
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class Nursery:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._blanks: list[_Forked] = []
+
+    def raise_blanks(self, count: int, modules: Sequence[str]) -> None:
+        """Import `modules` and fork `count` blanks; does nothing where that is not safe."""
+        if sys.platform != "linux" or threading.active_count() != 1:
+            return
+        for module in modules:
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()  # what was imported stays shared: the collector does not touch it any more
+        for _ in range(count):
+            self._blanks.append(self._fork())
+
+    def spawn(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        """A child that runs `argv`: a blank if one is left and it can, else a new process."""
+        if self._blanks and environment is None and list(argv[:2]) == [sys.executable, "-m"]:
+            blank = self._blanks.pop(0)
+            assert blank.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                blank.stdin.write(json.dumps(list(argv[2:])).encode() + b"\n")
+                blank.stdin.flush()
+            return blank
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=None if environment is None else {**os.environ, **environment},
+        )
+
+    def close(self) -> None:
+        """End the blanks that nobody needed."""
+        while self._blanks:
+            blank = self._blanks.pop()
+            for stream in (blank.stdin, blank.stdout, blank.stderr):
+                if stream is not None:
+                    stream.close()
+            blank.wait()
+
+    def _fork(self) -> _Forked:
+        pipes = [os.pipe() for _ in range(3)]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = _live([pipes[0][0], pipes[1][1], pipes[2][1]])
+            finally:
+                os._exit(code)
+        for end in (pipes[0][0], pipes[1][1], pipes[2][1]):
+            os.close(end)
+        return _Forked(pid, pipes[0][1], pipes[1][0], pipes[2][0])
+
+
+def _live(standard: Sequence[int]) -> int:
+    """A blank's life: wait for a command, run it; returns the exit code."""
+    for number, end in enumerate(standard):
+        os.dup2(end, number)
+    # What the parent has open is not ours: a sibling's input held open here would never end for the sibling.
+    os.closerange(3, max(int(name) for name in os.listdir("/proc/self/fd")) + 1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)))
+    sys.stdin, sys.stdout, sys.stderr = stdin, os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    line = stdin.buffer.readline()
+    if not line:
+        return 0
+    module, *arguments = json.loads(line)
+    sys.argv = [module, *arguments]
+    try:
+        importlib.import_module(module).main()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
