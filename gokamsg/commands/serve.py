@@ -41,8 +41,8 @@ def serve(settings: Settings) -> None:
     view.start()
     watch = Watch(view, on_end=server.stop)
     try:
-        if not as_json:
-        console.note(f"serving on {url}, sending to {topic}")
+        if not settings.json:
+            console.note(f"serving on {url}, sending to {topic}")
         threading.Thread(target=watch.show_restore, args=(url, settings.json), name="watch", daemon=True).start()
         server.run()
         # Raises what ended the view, if that is why the server stopped.
