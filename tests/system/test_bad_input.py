@@ -15,10 +15,10 @@ from urllib.parse import quote
 import pytest
 from kafka import KafkaProducer, TopicPartition
 
-from tests.helpers import Completed, Process, Processes, eventually, free_port, run_gokamsg
+from tests.helpers import Completed, Process, Processes, eventually, free_port, run_gokamsg, slowness
 from tests.kafka_server import KafkaCluster, KafkaServer
 from tests.system import fold
-from tests.system.messaging import Load, Messaging, pause
+from tests.system.messaging import ROLES, Load, Messaging, pause
 from tests.system.traffic import chatter
 
 COMPACT = {"cleanup.policy": "compact"}
@@ -30,6 +30,12 @@ def _refused(done: Completed, code: int, *said: str) -> None:
     assert done.stderr.startswith("Error: "), str(done)
     for part in said:
         assert part in done.stderr, f"{part!r} is not said:\n{done}"
+
+
+def _in_time(done: Completed) -> None:
+    """Within five seconds; what a busy machine adds to the command's own start is not counted."""
+    limit = 5.0 + (slowness() - 1)
+    assert done.seconds <= limit, f"more than {limit:.1f} s: {done}"
 
 
 def _ends_refused(process: Process, code: int, *said: str, timeout_s: float = 60.0) -> None:
@@ -54,11 +60,11 @@ def _ends_refused(process: Process, code: int, *said: str, timeout_s: float = 60
         (("process", "--on-error", "cry"), ("cry", "stop", "skip")),
         (("process", "--start", "middle"), ("middle", "earliest", "latest")),
         (("process", "--workers", "0"), ("--workers", "1")),
-        (("process", "--workers", "many"), ("--workers", "many")),
+        (("process", "--workers", "many"), ("--workers", "integer")),
         (("process", "--transaction-timeout", "soon"), ("--transaction-timeout", "soon")),
         (("process", "--detect-share", "2"), ("--detect-share", "1")),
         (("process", "--no-such-option"), ("--no-such-option",)),
-        (("serve", "--port", "70000"), ("--port", "65535")),
+        (("serve", "--port", "70000"), ("--port", "65,535")),
         (("loadgen", "--rate", "0"), ("--rate",)),
         (("loadgen", "--spam", "7"), ("--spam",)),
         (("loadgen", "--url", "no address"), ("--url",)),
@@ -75,7 +81,7 @@ def test_wrong_usage_is_refused_with_what_is_allowed(arguments: tuple[str, ...],
 
 def test_a_wrong_setting_in_the_environment_is_refused_the_same_way() -> None:
     _refused(run_gokamsg("process", env={"GOKAMSG_ROLE": "filtr"}), 2, "'filtr'", "collector")
-    _refused(run_gokamsg("serve", env={"GOKAMSG_PORT": "many"}), 2, "many")
+    _refused(run_gokamsg("serve", env={"GOKAMSG_PORT": "many"}), 2, "--port", "integer")
 
 
 # Brokers
@@ -97,7 +103,7 @@ def test_no_broker_is_said_within_five_seconds(arguments: tuple[str, ...], tmp_p
     address = f"127.0.0.1:{free_port()}"
     done = run_gokamsg(*arguments, "--brokers", address, "--state-dir", str(tmp_path))
     _refused(done, 1, address, "--brokers")
-    assert done.seconds <= 5.5, str(done)
+    _in_time(done)
 
 
 def test_a_broker_that_says_nothing_is_given_up_within_five_seconds(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_broker_that_says_nothing_is_given_up_within_five_seconds(tmp_path: Pa
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         done = run_gokamsg("feed", "Alice", "--brokers", address, "--state-dir", str(tmp_path))
     _refused(done, 1, address)
-    assert done.seconds <= 5.5, str(done)
+    _in_time(done)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,7 @@ def test_a_broker_that_refuses_us_is_said_within_five_seconds(
     common = ("--brokers", kafka_cluster.address, "--state-dir", str(tmp_path), "--kafka-config", str(file))
     done = run_gokamsg(*arguments, *common)
     _refused(done, 1, kafka_cluster.address)
-    assert done.seconds <= 5.5, str(done)
+    _in_time(done)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -157,9 +163,10 @@ def test_a_broker_gone_during_a_run_is_said_once_and_survived(
     messaging.account(load.ledger)
     assert worker.running, worker.tail()
     assert service.running, service.tail()
-    for process in (worker, service):
-        lines = [line for line in process.stderr().splitlines() if "broker" in line.lower()]
-        assert len(lines) <= 12, f"said too often:\n{process.tail()}"
+    for process, speakers in ((worker, ROLES), (service, ("",))):
+        lines = [line for line in process.stderr().splitlines() if "no broker" in line or "not reach" in line]
+        said = {speaker: sum(line.startswith(speaker) for line in lines) for speaker in speakers}
+        assert all(count <= 1 for count in said.values()), f"said more than once: {said}\n{process.tail()}"
 
 
 def _accepts(messaging: Messaging, load: Load) -> bool:
@@ -173,20 +180,23 @@ def _accepts(messaging: Messaging, load: Load) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("topic", "options"),
+    ("topics", "said"),
     [
-        ("collector-table", {"num_partitions": 4, "configs": COMPACT}),
-        ("message_received", {"num_partitions": 3}),
-        ("collector-table", {"num_partitions": 8, "configs": {"cleanup.policy": "delete"}}),
+        (
+            {"collector-table": {"num_partitions": 4, "configs": COMPACT}, "message_received": {"num_partitions": 8}},
+            ("collector-table", "message_received", "4", "8"),
+        ),
+        ({"collector-table": {"num_partitions": 8, "configs": {"cleanup.policy": "delete"}}}, ("collector-table",)),
     ],
-    ids=["table's partitions", "stream's partitions", "table's policy"],
+    ids=["partitions", "cleanup policy"],
 )
 def test_topics_of_another_shape_are_refused_with_the_mending_command(
-    messaging: Messaging, topic: str, options: dict[str, object]
+    messaging: Messaging, topics: dict[str, dict[str, object]], said: tuple[str, ...]
 ) -> None:
-    messaging.cluster.create_topics({topic: options})
+    messaging.cluster.create_topics(topics)
     process = messaging.role("collector")
-    _ends_refused(process, 1, topic, "kafka-")
+    _ends_refused(process, 1, "kafka-", *said)
+    assert messaging.read("collector-table") == []
 
 
 # State
@@ -213,7 +223,7 @@ def test_a_copied_state_directory_is_noticed(messaging: Messaging) -> None:
     copy = messaging.role("collector", state="copy")
     eventually("one of the two ended", lambda: not (original.running and copy.running), timeout_s=60)
     ended, other = (original, copy) if not original.running else (copy, original)
-    _ends_refused(ended, 1, "another process uses this identity")
+    _ends_refused(ended, 1, "another process uses this worker's identity")
     for number in range(20):
         messaging.arrives("Bob", "Alice", f"after {number}")
     assert other.running, other.tail()
