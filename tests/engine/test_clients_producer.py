@@ -297,5 +297,5 @@ def test_a_commit_gets_through_the_restart_of_the_broker(own_cluster: KafkaServe
             txn.send(topic, 0, batch(b"%d" % turn))
             eventually("it has lost its broker", lambda: not txn.connected())
             own_cluster.start()
-            txn.commit({}, None, 30)
+            txn.commit({}, None, 60)
     assert stored(own_cluster, topic) == [b"0", b"first", b"1", b"2"]
