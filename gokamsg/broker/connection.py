@@ -132,6 +132,8 @@ class Connection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close the connection; answers that are not sent yet are dropped."""
         self._closing = True
+        self._frame = None
+        self._hold(0)
         if self._transport is not None:
             self._transport.abort()
 
@@ -156,10 +158,14 @@ class Connection(asyncio.BufferedProtocol):
             grown = min(self._frame_size, max(2 * self._filled, _GROWTH))
             self._frame += bytes(grown - self._filled)
             self._hold(grown)
+            if self._closing:  # it was too much
+                return self._server.receive_buffer
         return memoryview(self._frame)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.last_used = self._server.broker.clock.monotonic()
+        if self._closing:
+            return
         try:
             if self._frame is not None:
                 self._filled += nbytes

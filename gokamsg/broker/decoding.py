@@ -80,9 +80,7 @@ class Decoders:
         finally:
             structure._data_class = saved
         context.emit("    ", "return obj, pos")
-        source = _SHIFT.sub(
-            r"\1\2 += 7\n\1if \2 > 28: raise ValueError('a varint of more than five bytes')", context.source()
-        )
+        source = _SHIFT.sub(r"\1\2 += 7\n\1if \2 > 28: raise ValueError('a varint too long')", context.source())
         source = _LOOP.sub(r"in range(_spend(\1)):", source)
         source = _TAGS.sub(f"_BytesIO(bytes(data[pos:pos + {MAX_TAG_BYTES}]))", source)
         context.globs["_spend"] = self._budget.spend

@@ -40,6 +40,7 @@ class Listener:
         self.connections: set[Connection] = set()
         self.slow: set[Connection] = set()
         self.queued_bytes = 0
+        self.port = 0
         self._table = table
         self._decoders = Decoders()
         self._accepted = 0
@@ -51,8 +52,8 @@ class Listener:
         """Accept connections from now on; the port that was taken. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connect, host, port, backlog=512)
-        taken: int = self._server.sockets[0].getsockname()[1]
-        return taken
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self.port
 
     def _connect(self) -> Connection:
         self._accepted += 1

@@ -32,7 +32,7 @@ class RunningBroker:
         self.settings = settings
         self.address = ""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: BrokerServer | None = None
+        self.server: BrokerServer | None = None  # its attributes are the broker thread's
         self._started = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
@@ -40,8 +40,8 @@ class RunningBroker:
     @property
     def control(self) -> Control:
         """The control hook: observe, delay, answer or fail requests."""
-        assert self._server is not None
-        return self._server.broker.control
+        assert self.server is not None
+        return self.server.broker.control
 
     def start(self) -> None:
         """Return when clients can connect; raises what the broker's start raises."""
@@ -53,9 +53,9 @@ class RunningBroker:
 
     def stop(self) -> None:
         """Close the broker and wait for its thread; twice is harmless. Raises StoreError if the disk failed."""
-        if self._loop is not None and self._server is not None and self._thread.is_alive():
+        if self._loop is not None and self.server is not None and self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # it has just ended by itself
-                self._loop.call_soon_threadsafe(self._server.request_stop)
+                self._loop.call_soon_threadsafe(self.server.request_stop)
         self._thread.join(_JOIN_S)
         if self._error is not None:
             error, self._error = self._error, None
@@ -66,16 +66,16 @@ class RunningBroker:
         assert self._loop is not None
 
         async def run() -> T:
-            assert self._server is not None
-            return function(self._server.broker)
+            assert self.server is not None
+            return function(self.server.broker)
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_JOIN_S)
 
     def run(self, function: Callable[[Broker], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine function with the broker's state on the broker's thread; its result."""
         assert self._loop is not None
-        assert self._server is not None
-        return asyncio.run_coroutine_threadsafe(function(self._server.broker), self._loop).result(_JOIN_S)
+        assert self.server is not None
+        return asyncio.run_coroutine_threadsafe(function(self.server.broker), self._loop).result(_JOIN_S)
 
     def _run(self) -> None:
         try:
@@ -90,7 +90,7 @@ class RunningBroker:
         server = BrokerServer(self.settings)
         await server.start()
         try:
-            self._server = server
+            self.server = server
             self.address = server.address
             self._started.set()
             await server.wait()

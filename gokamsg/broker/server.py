@@ -60,7 +60,7 @@ class BrokerServer:
         self._clock = clock or SystemClock()
         self._random = random_source or random.Random()
         self._lock: IO[str] | None = None
-        self._listener: Listener | None = None
+        self.listener: Listener | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._failure: StoreError | None = None
@@ -119,10 +119,10 @@ class BrokerServer:
         )
         await self._recover()
         table = registry.load()
-        self._listener = Listener(self.broker, table)
-        await self._listen(self._listener)
+        self.listener = Listener(self.broker, table)
+        await self._listen(self.listener)
         cleaner = Cleaner(self.broker)
-        self._upkeep = asyncio.get_running_loop().create_task(cleaner.run(also=self._listener.close_idle))
+        self._upkeep = asyncio.get_running_loop().create_task(cleaner.run(also=self.listener.close_idle))
 
     async def _recover(self) -> None:
         broker = self.broker
@@ -174,9 +174,9 @@ class BrokerServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
             self._upkeep = None
-        if self._listener is not None:
-            await self._listener.close(grace_s=grace_s)
-            self._listener = None
+        if self.listener is not None:
+            await self.listener.close(grace_s=grace_s)
+            self.listener = None
         if hasattr(self, "broker"):
             await self._close_broker(self.broker)
             del self.broker
