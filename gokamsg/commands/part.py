@@ -5,12 +5,15 @@ Its standard output carries JSON lines: {"ready": address}, and a sign of life e
 {"error": text, "final": bool}.
 """
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from gokamsg import console
 from gokamsg.config import Settings
@@ -55,10 +58,23 @@ def _part(name: str) -> Callable[[Settings], None]:
     if name == "loadgen":
         from .load import loadgen
 
-        return loadgen
+        def once_served(settings: Settings) -> None:
+            _wait_for(settings.url)
+            loadgen(settings)
+
+        return once_served
     from .serve import serve
 
     return serve
+
+
+def _wait_for(url: str) -> None:
+    """Returns once the service accepts connections; its own supervisor says why if it never does."""
+    where = urlsplit(url)
+    pause = threading.Event()
+    while not pause.wait(0.1):
+        with contextlib.suppress(OSError), socket.create_connection((where.hostname or "", where.port or 80), 1.0):
+            return
 
 
 def _watch_supervisor() -> None:

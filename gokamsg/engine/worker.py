@@ -31,7 +31,7 @@ from gokamsg.errors import BrokerUnavailableError, PositionLostError, Processing
 
 log = logging.getLogger(__name__)
 
-IDLE_WAIT_S = 0.25
+IDLE_WAIT_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
 SILENCE_S = 2.0
