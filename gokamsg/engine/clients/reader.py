@@ -6,6 +6,7 @@ Owned by one thread. Every call that asks a broker has a deadline and ends in Br
 import copy
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -22,6 +23,7 @@ Batches = dict[TopicPart, list[RecordBatch]]
 
 FETCH_BYTES = 8 << 20  # of one broker's answer, so of one poll
 PARTITION_FETCH_BYTES = 1 << 20
+_TOPIC_WAIT_S = 1.0
 _PATIENCE_MS = 20  # a fetch that has data comes back sooner
 
 
@@ -111,15 +113,16 @@ class BatchReader:
 
     def partitions(self, topic: str, timeout_s: float = 10.0) -> int:
         """How many partitions the topic has; TopicError when it does not exist."""
-        cluster = self._consumer._cluster
-        found = cluster.partitions_for_topic(topic)
-        if found is None:
-            with connecting(self._config):
+        cluster, started = self._consumer._cluster, time.monotonic()
+        while not (found := cluster.partitions_for_topic(topic)):
+            left_s = timeout_s - (time.monotonic() - started)
+            with connecting(self._config), suppress(kafka_errors.UnknownTopicOrPartitionError):
                 cluster.add_topic(topic)
-                self._run(self._consumer._manager.wait_for, cluster.request_update(), timeout_s * 1000)
-            found = cluster.partitions_for_topic(topic)
-        if not found:
-            raise TopicError(f"topic {topic!r} does not exist; create it with: gokamsg topics create")
+                self._run(self._consumer._manager.wait_for, cluster.request_update(), max(0.0, left_s) * 1000)
+            if not cluster.partitions_for_topic(topic):
+                if time.monotonic() - started > _TOPIC_WAIT_S:
+                    raise TopicError(f"topic {topic!r} does not exist; create it with: gokamsg topics create")
+                time.sleep(0.05)  # it may have been created a moment ago
         return len(found)
 
     def lags(self) -> dict[TopicPart, int | None]:

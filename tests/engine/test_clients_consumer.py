@@ -1,0 +1,425 @@
+"""The consumers on a real Kafka: which records come out, where positions stand, and what a group tells its member."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from kafka import KafkaProducer, TopicPartition
+
+from gokamsg.engine.clients import (
+    Admin,
+    Assigned,
+    Batches,
+    ClientConfig,
+    Event,
+    GroupConsumer,
+    Lost,
+    Membership,
+    Revoked,
+    TableConsumer,
+)
+from gokamsg.errors import (
+    BrokerUnavailableError,
+    GokamsgError,
+    IdentityError,
+    PositionLostError,
+    TopicError,
+    TransactionAbortedError,
+)
+from tests.helpers import eventually
+from tests.kafka_server import KafkaCluster, KafkaServer
+
+PARTITIONS = 4
+Names = Callable[[str], str]
+
+
+@pytest.fixture
+def topic(kafka_cluster: KafkaCluster, fresh_name: Names) -> str:
+    return make_topic(kafka_cluster, fresh_name("topic"))
+
+
+def make_topic(cluster: KafkaCluster, name: str, partitions: int = PARTITIONS) -> str:
+    cluster.create_topics({name: {"num_partitions": partitions}})
+    return name
+
+
+def write(cluster: KafkaCluster, topic: str, *values: bytes, partition: int = 0, **settings: object) -> None:
+    with closing(KafkaProducer(bootstrap_servers=cluster.address, linger_ms=50, **settings)) as producer:
+        for value in values:
+            producer.send(topic, key=b"k", value=value, partition=partition)
+        producer.flush(20)
+
+
+@contextmanager
+def transaction(cluster: KafkaCluster, name: str) -> Iterator[KafkaProducer]:
+    with closing(KafkaProducer(bootstrap_servers=cluster.address, transactional_id=name)) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        yield producer
+
+
+@contextmanager
+def group_member(
+    cluster: KafkaCluster, group: str, *topics: str, instance: str = "one", **settings: int
+) -> Iterator[GroupConsumer]:
+    config = ClientConfig(cluster.address, **settings)
+    consumer = GroupConsumer(config, group=group, instance_id=instance, topics=topics)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def table_reader(cluster: KafkaCluster) -> Iterator[TableConsumer]:
+    with closing(TableConsumer(ClientConfig(cluster.address))) as consumer:
+        yield consumer
+
+
+def joined(consumer: GroupConsumer) -> Assigned:
+    """Polls until an assignment has come, and gives the last one."""
+    return assignment(consumer, lambda event: True)
+
+
+def assignment(consumer: GroupConsumer, wanted: Callable[[Assigned], bool]) -> Assigned:
+    found: list[Event] = []
+
+    def poll() -> Assigned | None:
+        consumer.poll(0.05)
+        found.extend(consumer.events())
+        return next((e for e in reversed(found) if isinstance(e, Assigned) and wanted(e)), None)
+
+    return eventually("an assignment", poll, timeout_s=20)
+
+
+def values(batches: Batches) -> list[bytes | None]:
+    return [value for part in sorted(batches) for batch in batches[part] for value in batch.split().values]
+
+
+def read(consumer: GroupConsumer | TableConsumer, count: int) -> list[bytes | None]:
+    """At least so many values; exactly so many, if no more come with the same poll."""
+    found: list[bytes | None] = []
+
+    def poll() -> bool:
+        found.extend(values(consumer.poll(0.2)))
+        return len(found) >= count
+
+    eventually(f"{count} records", poll)
+    return found
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_reads_from_the_position_even_inside_a_batch(kafka_cluster: KafkaCluster, topic: str) -> None:
+    write(kafka_cluster, topic, b"a", b"b", b"c", compression_type="gzip")
+    with table_reader(kafka_cluster) as reader:
+        reader.set_partitions({(topic, 0): 1})
+        assert read(reader, 2) == [b"b", b"c"]
+        assert reader.position(topic, 0) == 3
+        reader.seek(topic, 0, 2)
+        assert read(reader, 1) == [b"c"]
+
+
+def test_partitions_keep_their_positions_when_others_are_added(kafka_cluster: KafkaCluster, topic: str) -> None:
+    write(kafka_cluster, topic, b"a", b"b")
+    write(kafka_cluster, topic, b"c", partition=1)
+    with table_reader(kafka_cluster) as reader:
+        reader.set_partitions({(topic, 0): 0})
+        assert read(reader, 2) == [b"a", b"b"]
+        assert reader.poll(0.05) == {}  # a fetch is parked at the broker now
+        started = time.monotonic()
+        reader.set_partitions({(topic, 0): 0, (topic, 1): 0})
+        assert read(reader, 1) == [b"c"]
+        assert time.monotonic() - started < 2  # it did not wait for the parked fetch
+        assert reader.assignment() == {(topic, 0), (topic, 1)}
+        reader.set_partitions({})
+        assert reader.poll(0) == {}
+        assert reader.assignment() == set()
+
+
+def test_aborted_records_and_markers_are_passed_over(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    with transaction(kafka_cluster, fresh_name("id")) as producer:
+        producer.send(topic, value=b"aborted", partition=0).get(10)
+        producer.abort_transaction()
+        producer.begin_transaction()
+        producer.send(topic, value=b"committed", partition=0).get(10)
+        producer.commit_transaction()
+        producer.begin_transaction()
+        producer.send(topic, value=b"aborted too", partition=0).get(10)
+        producer.abort_transaction()
+    with table_reader(kafka_cluster) as reader:
+        reader.set_partitions({(topic, 0): 0})
+        assert read(reader, 1) == [b"committed"]
+        eventually("the last marker is passed", lambda: reader.poll(0.1) == {} and reader.position(topic, 0) == 6)
+
+
+def test_pending_records_are_not_read_but_counted_in_the_high_watermark(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    write(kafka_cluster, topic, b"before")
+    with transaction(kafka_cluster, fresh_name("id")) as producer, table_reader(kafka_cluster) as reader:
+        producer.send(topic, value=b"pending", partition=0).get(10)
+        part = (topic, 0)
+        reader.set_partitions({part: 0})
+        assert read(reader, 1) == [b"before"]
+        assert reader.poll(0.2) == {}
+        assert reader.end_offsets([part]) == {part: 2}
+        assert reader.end_offsets([part], read_committed=True) == {part: 1}
+        with Admin(ClientConfig(kafka_cluster.address)) as admin:
+            assert admin.high_watermarks([part]) == {part: 2}
+        producer.commit_transaction()
+        assert read(reader, 1) == [b"pending"]
+
+
+@pytest.mark.parametrize("position", [0, 99])
+def test_a_position_outside_the_log_is_told_and_never_reset(
+    kafka_cluster: KafkaCluster, topic: str, position: int
+) -> None:
+    write(kafka_cluster, topic, b"a", b"b", b"c")
+    write(kafka_cluster, topic, b"x", partition=1)
+    with kafka_cluster.admin() as admin:
+        admin.delete_records({TopicPartition(topic, 0): 2})
+    with table_reader(kafka_cluster) as reader:
+        reader.set_partitions({(topic, 0): position, (topic, 1): 0})
+        found: list[bytes | None] = []
+
+        def told() -> bool:
+            try:
+                found.extend(values(reader.poll(0.2)))
+            except PositionLostError as error:
+                return error.positions == {(topic, 0): position}
+            return False
+
+        eventually("the first error", told)
+        eventually("the other partition is read", lambda: told() and found == [b"x"])
+        assert reader.log_start(topic, 0) == 2
+        reader.seek(topic, 0, 2)
+        assert read(reader, 1) == [b"c"]
+
+
+def test_a_poll_without_waiting_finds_what_has_arrived(kafka_cluster: KafkaCluster, topic: str) -> None:
+    with table_reader(kafka_cluster) as reader:
+        reader.set_partitions({(topic, 0): 0})
+        assert reader.poll(0) == {}
+        write(kafka_cluster, topic, b"a")
+        assert eventually("the record", lambda: values(reader.poll(0))) == [b"a"]
+
+
+def test_missing_topics_are_named(kafka_cluster: KafkaCluster, fresh_name: Names) -> None:
+    with table_reader(kafka_cluster) as reader, pytest.raises(TopicError, match="'nowhere' does not exist"):
+        reader.partitions("nowhere")
+    with pytest.raises(TopicError, match="'nowhere' does not exist"):
+        GroupConsumer(ClientConfig(kafka_cluster.address), group=fresh_name("g"), instance_id="i", topics=["nowhere"])
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_fetched_before_the_owner_has_sought_and_resumed(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    write(kafka_cluster, topic, b"a", b"b")
+    with group_member(kafka_cluster, fresh_name("group"), topic) as consumer:
+        assigned = joined(consumer)
+        everything = frozenset((topic, partition) for partition in range(PARTITIONS))
+        assert assigned.partitions == everything
+        assert assigned.membership == consumer.membership()
+        assert assigned.membership.generation_id > 0
+        assert consumer.paused() == everything
+        assert consumer.poll(0.3) == {}
+        assert consumer.committed(everything) == dict.fromkeys(everything)
+        consumer.seek(topic, 0, 1)
+        consumer.resume([(topic, 0)])
+        assert read(consumer, 1) == [b"b"]
+        assert consumer.position(topic, 0) == 2
+        assert consumer.lags()[topic, 0] == 0
+        assert not consumer.will_rejoin()
+        assert consumer.events() == []
+
+
+def test_offsets_are_committed_for_the_membership_they_were_read_with(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    with group_member(kafka_cluster, fresh_name("group"), topic) as consumer:
+        now = joined(consumer).membership
+        consumer.commit({(topic, 0): 7, (topic, 1): 0}, now)
+        part = [(topic, 0), (topic, 1), (topic, 2)]
+        assert consumer.committed(part) == {(topic, 0): 7, (topic, 1): 0, (topic, 2): None}
+        stale = Membership(now.group, now.generation_id - 1, now.member_id, now.instance_id)
+        with pytest.raises(TransactionAbortedError, match="rebalanced"):
+            consumer.commit({(topic, 0): 8}, stale)
+        assert consumer.committed([(topic, 0)]) == {(topic, 0): 7}
+
+
+def test_committed_waits_while_a_transaction_of_the_offsets_is_pending(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    from kafka import OffsetAndMetadata
+
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as consumer, transaction(kafka_cluster, group) as producer:
+        joined(consumer)
+        offsets = {TopicPartition(topic, 0): OffsetAndMetadata(5, "", -1)}
+        producer.send_offsets_to_transaction(offsets, consumer._consumer.group_metadata())
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            consumer.committed([(topic, 0)], timeout_s=0.5)
+        assert 0.4 < time.monotonic() - started < 3
+        producer.commit_transaction()
+        assert consumer.committed([(topic, 0)]) == {(topic, 0): 5}
+
+
+def test_a_second_member_moves_partitions_and_leaving_gives_them_back_at_once(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as first:
+        before = joined(first)
+        with group_member(kafka_cluster, group, topic, instance="two") as second:
+            second.poll(0.05)
+            eventually("the first is told", lambda: second.poll(0.05) == {} and first.will_rejoin())
+            assert first.events() == []  # so far only told: it may commit
+            after: list[Event] = []
+
+            def both() -> bool:
+                first.poll(0.05)
+                second.poll(0.05)
+                after.extend(first.events())
+                return len(first.assignment()) == len(second.assignment()) == PARTITIONS // 2
+
+            eventually("both have two partitions", both, timeout_s=20)
+            assert after[0] == Revoked(before.partitions)
+            assert isinstance(after[-1], Assigned)
+            assert after[-1].membership.generation_id > before.membership.generation_id
+            assert first.assignment() < before.partitions  # it kept half of its own
+            assert first.assignment() | second.assignment() == before.partitions
+            second.leave()
+        started = time.monotonic()
+        again = assignment(first, lambda event: len(event.partitions) == PARTITIONS)
+        assert time.monotonic() - started < 5  # well below the session timeout
+        assert again.partitions == before.partitions
+
+
+def test_a_restarted_member_has_its_partitions_back_without_a_rebalance(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as first:
+        before = joined(first)
+        # As after a kill: nobody has left.
+        with group_member(kafka_cluster, group, topic) as successor:
+            started = time.monotonic()
+            after = joined(successor)
+            assert time.monotonic() - started < 3
+            assert after.partitions == before.partitions
+            assert after.membership.generation_id == before.membership.generation_id
+            assert after.membership.member_id != before.membership.member_id
+
+            # And the one that lives on is told that it has been replaced.
+            eventually("the fenced one is told", lambda: first.fatal() is not None)
+            with pytest.raises(IdentityError, match="another process uses this worker's identity 'one'"):
+                first.poll(0.1)
+            first.leave()  # does not put out its successor
+            successor.commit({(topic, 0): 3}, after.membership)
+            assert not successor.will_rejoin()
+
+
+def test_a_member_that_was_put_out_is_told_and_joins_again(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as consumer, Admin(ClientConfig(kafka_cluster.address)) as admin:
+        before = joined(consumer)
+        assert admin.remove_member(group, "one")
+        eventually("it knows", consumer.will_rejoin)
+        with pytest.raises(GokamsgError):
+            consumer.commit({(topic, 0): 1}, before.membership)
+        events: list[Event] = []
+
+        def again() -> bool:
+            consumer.poll(0.1)
+            events.extend(consumer.events())
+            return any(isinstance(event, Assigned) for event in events)
+
+        eventually("it is in again", again, timeout_s=20)
+        assert events[0] == Lost(before.partitions)
+
+
+def test_the_group_is_described(kafka_cluster: KafkaCluster, topic: str, fresh_name: Names) -> None:
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as consumer, Admin(ClientConfig(kafka_cluster.address)) as admin:
+        consumer.commit({(topic, 1): 4}, joined(consumer).membership)
+        found = admin.describe_group(group)
+        assert (found.state, found.protocol) == ("Stable", "copartition")
+        assert [(m.instance_id, m.client_id, m.host) for m in found.members] == [("one", "gokamsg", "127.0.0.1")]
+        assert found.members[0].partitions == {(topic, partition) for partition in range(PARTITIONS)}
+        assert admin.group_offsets(group) == {(topic, 1): 4}
+        assert admin.groups()[group] == "Stable"
+        consumer.leave()
+        assert admin.delete_group(group)
+        assert admin.describe_group(group).state == "Dead"
+
+
+def test_consumers_go_on_after_the_broker_was_away(own_cluster: KafkaServer) -> None:
+    topic = make_topic(own_cluster, "t")
+    write(own_cluster, topic, b"before")
+    with group_member(own_cluster, "g", topic) as consumer, table_reader(own_cluster) as reader:
+        joined(consumer)
+        consumer.seek(topic, 0, 0)
+        consumer.resume([(topic, 0)])
+        reader.set_partitions({(topic, 0): 0})
+        assert read(consumer, 1) == read(reader, 1) == [b"before"]
+
+        own_cluster.kill()
+        started = time.monotonic()
+        assert consumer.poll(0.5) == reader.poll(0.5) == {}
+        with pytest.raises(BrokerUnavailableError):
+            consumer.committed([(topic, 0)], timeout_s=1)
+        with pytest.raises(BrokerUnavailableError):
+            reader.end_offsets([(topic, 0)], timeout_s=1)
+        assert time.monotonic() - started < 10
+        own_cluster.start()
+        write(own_cluster, topic, b"after")
+        assert read(reader, 1) == [b"after"]
+
+        def back() -> list[bytes | None]:
+            found = values(consumer.poll(0.2))
+            for event in consumer.events():
+                if isinstance(event, Assigned):
+                    consumer.seek(topic, 0, 1)
+                    consumer.resume([(topic, 0)])
+            return found
+
+        assert eventually("the group goes on", back, timeout_s=30) == [b"after"]
+
+
+def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_cluster: KafkaServer) -> None:
+    topic = make_topic(own_cluster, "t")
+    with group_member(own_cluster, "g", topic) as consumer, table_reader(own_cluster) as reader:
+        membership = joined(consumer).membership
+        reader.set_partitions({(topic, 0): 0})
+        reader.poll(0.1)
+        own_cluster.pause()
+        try:
+            for call in (
+                lambda: consumer.committed([(topic, 0)], timeout_s=0.5),
+                lambda: consumer.commit({(topic, 0): 1}, membership, timeout_s=0.5),
+                lambda: reader.end_offsets([(topic, 0)], timeout_s=0.5),
+                lambda: reader.beginning_offsets([(topic, 0)], timeout_s=0.5),
+                lambda: reader.partitions("unknown", timeout_s=0.5),
+                lambda: TableConsumer(ClientConfig(own_cluster.address)),
+            ):
+                started = time.monotonic()
+                with pytest.raises(BrokerUnavailableError):
+                    call()
+                assert time.monotonic() - started < 6
+            started = time.monotonic()
+            assert consumer.poll(0.5) == {}
+            consumer.leave(timeout_s=0.5)
+            assert time.monotonic() - started < 5
+        finally:
+            own_cluster.resume()
