@@ -29,7 +29,7 @@ def test_the_rendered_table_has_a_row_for_each_setting() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"role": ("filtr",)}, "there is no role 'filtr'. Roles: blocker, collector, detector, filter, translator, all."),
+        ({"role": ("filtr",)}, "there is no role 'filtr'. Roles: blocker, collector, detector, filter, "),
         ({"workers": 0}, "--workers is 0; it must be at least 1."),
         ({"port": 65536}, "--port is 65536; it must be at most 65,535."),
         ({"detect_share": 1.5}, "--detect-share is 1.5; it must be at most 1."),

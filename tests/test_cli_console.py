@@ -34,10 +34,9 @@ def test_a_bug_is_named_and_traced_only_for_who_asks(capsys: pytest.CaptureFixtu
         raise KeyError("x\ny")
 
     for debug in (False, True):
-        try:
+        with pytest.raises(KeyError) as failed:
             fail()
-        except KeyError as error:
-            assert console.report(error, debug=debug) == 1
+        assert console.report(failed.value, debug=debug) == 1
         printed = capsys.readouterr().err
         assert "Error: unexpected KeyError: 'x\\ny'." in printed
         assert ("Traceback" in printed) == debug

@@ -105,7 +105,7 @@ def test_refusals_are_counted_and_the_first_is_kept(service: Service) -> None:
 
 def test_nobody_there_is_one_sentence() -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(GokamsgError, match="no service answers at .* \\(connection refused\\)"):
+    with pytest.raises(GokamsgError, match=r"no service answers at .* \(connection refused\)"):
         list(LoadGenerator(address, talk(random.Random(1)), rate=1).run())
 
 

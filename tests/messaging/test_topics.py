@@ -52,6 +52,6 @@ def test_topics_that_cannot_match_are_refused(clean_cluster: KafkaCluster) -> No
     clean_cluster.create_topics({"message_sent": {"num_partitions": 3}, "block_user": {"num_partitions": 4}})
     with (
         TopicManager(ClientConfig(clean_cluster.address)) as manager,
-        pytest.raises(TopicError, match="'blocker-table' .*block_user 4, message_sent 3"),
+        pytest.raises(TopicError, match=r"'blocker-table' .*block_user 4, message_sent 3"),
     ):
         list(ensure(manager, ["blocker-table"]))
