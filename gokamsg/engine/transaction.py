@@ -1,0 +1,144 @@
+"""What a worker has done since its last commit: how far each input has come, and how it becomes durable or is dropped.
+
+One at a time, opened by the first record. It is bound to the group membership that its records were assigned under, and
+cut between two records when it reaches its age. Owned by the worker's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+
+from gokamsg.engine.assignment import Assignment
+from gokamsg.engine.clients import Membership
+from gokamsg.engine.context import Deferral
+from gokamsg.engine.guarantee import Delivery, UnsettledError
+from gokamsg.engine.options import ProcessorOptions
+from gokamsg.engine.output import Outputs, OutputTopic
+from gokamsg.engine.partition_processor import Pace
+from gokamsg.engine.stats import Counters
+from gokamsg.errors import ProcessingError
+
+TopicPartition = tuple[str, int]
+
+
+class Transaction:
+    """See the module. After an abort or a failed commit it is closed, and `progress` tells nothing any more."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        outputs: Outputs,
+        *,
+        changelog: OutputTopic | None,
+        pace: Pace,
+        deferral: Deferral,
+        options: ProcessorOptions,
+        counters: Counters,
+    ) -> None:
+        self._delivery = delivery
+        self._outputs = outputs
+        self._changelog = changelog
+        self._pace = pace
+        self._deferral = deferral
+        self._options = options
+        self._counters = counters
+        self._membership: Membership | None = None
+        self._began = 0.0
+        self._bytes = 0
+        self._records = 0
+        self._progress: dict[TopicPartition, int] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything was done since the last commit."""
+        return self._membership is not None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it should be committed between two batches."""
+        return self._bytes >= self._options.commit_bytes
+
+    @property
+    def progress(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each input that it has records of."""
+        return self._progress
+
+    def begin(self, membership: Membership) -> None:
+        """Open it for records of `membership`, unless it is open. Raises UnsettledError."""
+        if self._membership is not None:
+            return
+        self._delivery.begin()
+        self._membership = membership
+        self._began = monotonic()
+        self._pace.cut_at = self._began + self._options.commit_age_s
+        self._bytes = self._records = 0
+        self._progress = {}
+
+    def advance(self, topic: str, partition: int, next_offset: int, *, records: int = 0, size: int = 0) -> None:
+        """Everything of this input below `next_offset` is handled."""
+        self._progress[topic, partition] = next_offset
+        self._records += records
+        self._bytes += size
+
+    def check_pace(self, topic: str, partition: int, next_offset: int) -> None:
+        """Raises ProcessingError if the record before `next_offset` has outlasted the transaction timeout."""
+        took = monotonic() - self._began
+        if took > self._options.record_deadline_s:
+            raise ProcessingError(
+                f"record {topic}/{partition}@{next_offset - 1} took {took:.1f} s, longer than the transaction timeout"
+                f" allows ({self._options.record_deadline_s:.1f} s); {self._remedy}"
+            )
+
+    def commit(self, assignment: Assignment) -> None:
+        """Make it durable. Raises UncommittedError or UnsettledError; then drop() or abort() has to follow."""
+        membership = self._membership
+        if membership is None:
+            return
+        began = monotonic()
+        self._await_deferred(began)
+        if self._changelog is not None:
+            for processor in assignment.running.values():
+                self._counters.table_writes += processor.write_changelog(self._changelog)
+        self._outputs.flush()
+        ends = self._delivery.commit(self._progress, membership)
+        self._close()
+        for partition, processor in assignment.running.items():
+            processor.committed(ends.get((self._changelog.topic, partition)) if self._changelog else None)
+        assignment.positions.update(self._progress)
+        self._counters.commits += 1
+        self._counters.records += self._records
+        self._counters.commit_ms = (monotonic() - began) * 1000
+
+    def abort(self, assignment: Assignment) -> bool:
+        """Drop it here and at the brokers; False when they did not confirm that."""
+        self._counters.aborts += 1
+        self.drop(assignment)
+        try:
+            self._delivery.abort()
+        except UnsettledError:
+            return False
+        return True
+
+    def drop(self, assignment: Assignment) -> None:
+        """Forget its effects in this process."""
+        self._close()
+        self._deferral.reset()
+        self._outputs.discard()
+        for processor in assignment.running.values():
+            processor.rollback()
+
+    def _close(self) -> None:
+        self._membership = None
+        self._pace.cut_at = float("inf")
+
+    def _await_deferred(self, now: float) -> None:
+        left = self._options.record_deadline_s - (now - self._began)
+        if not self._deferral.wait(max(left, 0.0)):
+            raise ProcessingError(
+                f"a deferred commit was not completed within {self._options.record_deadline_s:.1f} s; {self._remedy}"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        return f"raise --transaction-timeout (now {self._options.transaction_timeout_ms / 1000:g}s)"
