@@ -121,19 +121,22 @@ def batch(
     return bytes(builder.buffer())
 
 
+def produce_request(topic: str, partition: int, records: bytes, *, transactional_id: str | None = None) -> Any:
+    """A Produce of one batch."""
+    topic_data = ProduceRequest.TopicProduceData
+    data = topic_data.PartitionProduceData(index=partition, records=records)
+    return ProduceRequest(
+        version=9,
+        transactional_id=transactional_id,
+        acks=-1,
+        timeout_ms=10_000,
+        topic_data=[topic_data(name=topic, partition_data=[data])],
+    )
+
+
 def produce(
     client: WireClient, topic: str, partition: int, records: bytes, *, transactional_id: str | None = None
 ) -> Any:
     """Produce one batch; the partition's part of the answer."""
-    topic_data = ProduceRequest.TopicProduceData
-    data = topic_data.PartitionProduceData(index=partition, records=records)
-    answer = client.ask(
-        ProduceRequest(
-            version=9,
-            transactional_id=transactional_id,
-            acks=-1,
-            timeout_ms=10_000,
-            topic_data=[topic_data(name=topic, partition_data=[data])],
-        )
-    )
+    answer = client.ask(produce_request(topic, partition, records, transactional_id=transactional_id))
     return answer.responses[0].partition_responses[0]
