@@ -2,7 +2,8 @@
 
 1. A batch sent twice is answered with the offset it got the first time, for the last five batches of a producer.
 2. A gap in the sequence, or a duplicate older than the window, is refused; so is an older epoch.
-3. The first batch of a producer that is not known here may start at any sequence: its history may have been deleted.
+3. At most MAX_PRODUCERS are remembered, and not longer than they are idle for producer_id_expiration_ms.
+4. The first batch of a producer that is not known here may start at any sequence: its history may have been deleted.
 
 The state is that of the log's end, batches that wait for the disk included; it is rebuilt from the log at start-up.
 Threads: the broker's loop only.
@@ -19,6 +20,7 @@ from gokamsg.broker.batch import BatchError
 from gokamsg.broker.codes import Code
 
 WINDOW = 5
+MAX_PRODUCERS = 5_000  # per partition: a client that makes up producer ids must not fill the memory
 _SEQUENCES = 1 << 31  # sequences wrap from 2^31 - 1 to 0
 
 
@@ -131,6 +133,8 @@ class Producers:
     def _at_epoch(self, producer_id: int, epoch: int) -> Producer:
         producer = self.by_id.get(producer_id)
         if producer is None:
+            if len(self.by_id) >= MAX_PRODUCERS:
+                self._forget_oldest()
             producer = self.by_id[producer_id] = Producer(epoch)
         elif producer.epoch != epoch:
             # keep an open transaction: the marker that fences it carries the bumped epoch
@@ -138,6 +142,12 @@ class Producers:
             producer.window.clear()
             producer.next_sequence = 0
         return producer
+
+    def _forget_oldest(self) -> None:
+        for producer_id, producer in self.by_id.items():
+            if producer.transaction_start < 0:
+                del self.by_id[producer_id]
+                return
 
     def expire(self, before_ms: int) -> int:
         """Forget producers idle since before_ms, but for those with an open transaction; how many were forgotten."""

@@ -19,6 +19,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +221,7 @@ async def _run(settings: BrokerSettings, on_ready: Callable[[str], None]) -> Non
         loop.add_signal_handler(number, asked_to_stop)
     try:
         await server.start()
+        sys.setswitchinterval(0.001)  # the loop waits no longer than this for a thread that compacts
         gc.freeze()  # what start-up made lives as long as the process; scanning it again only delays answers
         on_ready(server.address)
         await server.wait()

@@ -4,7 +4,7 @@ import pytest
 
 from gokamsg.broker.batch import BatchError
 from gokamsg.broker.codes import Code
-from gokamsg.broker.producers import Producers, Written
+from gokamsg.broker.producers import MAX_PRODUCERS, Producers, Written
 
 PID = 9
 
@@ -115,3 +115,14 @@ def test_idle_producers_are_forgotten_but_not_those_in_a_transaction() -> None:
     assert producers.expire(1000) == 0
     assert producers.expire(1001) == 1
     assert not producers.by_id
+
+
+def test_made_up_producer_ids_do_not_fill_the_memory() -> None:
+    producers = Producers()
+    send(producers, 0, 1, 0, transactional=True)  # in a transaction: never forgotten
+    for producer_id in range(100, 100 + MAX_PRODUCERS + 50):
+        producers.appended(producer_id, 0, base_sequence=0, count=1, base_offset=1, timestamp=1000, transactional=False)
+    assert len(producers.by_id) == MAX_PRODUCERS
+    assert PID in producers.by_id
+    assert 100 not in producers.by_id
+    assert 100 + MAX_PRODUCERS + 49 in producers.by_id

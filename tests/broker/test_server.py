@@ -1,5 +1,6 @@
 """Starting, stopping and refusing to start; in a thread and as a process of its own."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from gokamsg.broker.runner import running_broker
+from gokamsg.broker.runner import RunningBroker, running_broker
 from gokamsg.broker.server import DATA_FILE
+from gokamsg.broker.settings import BrokerSettings
+from gokamsg.broker.state import Broker
+from gokamsg.broker.store import StoreError
 from gokamsg.errors import GokamsgError, StateError
 from tests.broker.raw_client import RawClient, make_batch
 from tests.broker.test_api_produce_fetch import create, fetch
@@ -203,3 +207,27 @@ def test_memory_after_start(tmp_path: Path, process: StartProcess) -> None:
     status = Path(f"/proc/{running.pid}/status").read_text()
     resident_kb = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
     assert resident_kb < 60 * 1024
+
+
+def test_full_disk_stops_the_broker_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    async def allow_few_pages(it: Broker) -> None:
+        unit = it.store.unit()
+        unit.ops.append(("PRAGMA max_page_count = 200", ()))
+        await it.store.commit(unit)
+
+    broker = RunningBroker(BrokerSettings(data_dir=tmp_path, port=0))
+    broker.start()
+    acknowledged = 0
+    with RawClient(broker.address) as client:
+        create(client, "t")
+        broker.run(allow_few_pages)
+        with contextlib.suppress(ConnectionError):  # no answer, rather than one that is not true
+            for _ in range(50):
+                assert client.produce("t", 0, make_batch([(b"k", b"x" * 50_000)])).error_code == 0
+                acknowledged += 1
+    with pytest.raises(StoreError, match=r"cannot write .*full.*restart"):
+        broker.stop()
+    assert 0 < acknowledged < 50
+    with running_broker(data_dir=tmp_path) as again, RawClient(again.address) as client:
+        assert fetch(client, "t", 0).high_watermark == acknowledged
+        assert client.produce("t", 0, make_batch([(b"k", b"v")])).base_offset == acknowledged

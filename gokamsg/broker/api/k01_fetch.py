@@ -66,6 +66,7 @@ class _Poll:
         self._committed = request.isolation_level == _READ_COMMITTED
         self._topics: list[tuple[str, uuid.UUID | None, list[_Part]]] = []
         self._size = 0
+        self._room = 0
         self._failed = False
         for wanted in request.topics:
             self._topics.append(self._resolve(wanted))
@@ -95,6 +96,7 @@ class _Poll:
         """Read what the caches hold, from the beginning; the partitions that need the data file."""
         self._size = 0
         left = max(min(self._max_bytes, self._broker.answer_room()), min(self._max_bytes, _LEAST_ROOM))
+        self._room = left
         cold: list[_Part] = []
         for _, _, parts in self._topics:
             for part in parts:
@@ -133,7 +135,7 @@ class _Poll:
             assert log is not None
             end_offset = log.last_stable_offset if self._committed else log.high_watermark
             ranges.append(Range(log.number, part.offset, end_offset, part.max_bytes, at_least_one=empty))
-        found = await self._broker.reader.read(ranges, max_bytes=max(self._max_bytes - self._size, 0))
+        found = await self._broker.reader.read(ranges, max_bytes=max(self._room - self._size, 0))
         for part, batches in zip(cold, found, strict=True):
             part.batches = batches
             self._size += sum(map(len, batches))
