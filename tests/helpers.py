@@ -24,6 +24,8 @@ from typing import TypeVar
 
 import pytest
 
+import gokamsg
+
 T = TypeVar("T")
 
 _TAIL_LINES = 40
@@ -78,9 +80,13 @@ def gokamsg_argv(*arguments: str) -> list[str]:
 
 
 def gokamsg_env(settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This environment without GOKAMSG_* settings, then `settings`; output unbuffered and plain."""
+    """This environment without GOKAMSG_* settings, then `settings`; output unbuffered and plain.
+
+    The command is found from any directory, also where the tests run on a source tree that is not installed.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("GOKAMSG_")}
     env |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+    env["PYTHONPATH"] = str(Path(gokamsg.__file__).parent.parent)
     return env | dict(settings or {})
 
 

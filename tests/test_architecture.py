@@ -36,13 +36,26 @@ ALLOWED: dict[str, set[str]] = {
     "broker": {"broker", "errors"},
     "config": {"errors"},
     "messaging": {"messaging", "engine!", "errors", "config"},
-    "console": {"console", "errors", "config", "engine!"},
-    "supervisor": {"supervisor", "errors", "config", "engine!", "messaging"},
-    "up": {"up", "errors", "config", "engine!", "messaging", "broker", "supervisor", "console", "gokamsg"},
+    "console": {"errors", "config", "engine!"},
+    "panel": set(),
+    "nursery": {"errors"},
+    "supervisor": {"errors", "nursery"},
+    "up": {
+        "errors",
+        "config",
+        "engine!",
+        "messaging",
+        "broker",
+        "supervisor",
+        "nursery",
+        "console",
+        "panel",
+        "gokamsg",
+    },
     "__main__": {"cli"},
 }
-ALLOWED["commands"] = ALLOWED["up"] | {"up", "commands"}
-ALLOWED["cli"] = ALLOWED["commands"] | {"cli"}
+ALLOWED["commands"] = ALLOWED["up"] | {"up"}
+ALLOWED["cli"] = ALLOWED["commands"] | {"commands"}
 
 # Dependency -> the modules that may import it (a name ending in "." is a package and all its modules).
 HOMES: dict[str, tuple[str, ...]] = {

@@ -136,11 +136,12 @@ class Tutorial:
         self._background[key] = process
 
         def as_shown() -> bool:
-            assert process.running, f"{where}: ended\n{process.tail()}"
-            return _matches(expected, process.stdout() + process.stderr(), whole=False)
+            ended = not process.running
+            return _matches(expected, process.stdout() + process.stderr(), whole=False) or ended
 
         try:
             eventually(where, as_shown, timeout_s=60, interval_s=0.1)
+            assert process.running, f"{where}: ended"
         except AssertionError as error:
             raise AssertionError(f"{error}\n{process.tail()}") from None
 
