@@ -1,7 +1,7 @@
 """Time, as the broker sees it: wall clock, monotonic clock and timers on the event loop.
 
-Everything that waits takes a Clock, so that tests move time by hand. Timers run their callback on the loop that owns the broker's
-state; cancelling one that has run already does nothing.
+Everything that waits takes a Clock, so that tests move time by hand. Timers run their callback on the loop that owns
+the broker's state; cancelling one that has run already does nothing.
 """
 
 import asyncio
