@@ -444,13 +444,22 @@ async def test_a_static_member_that_brings_another_protocol_makes_a_rebalance() 
 @on_loop
 async def test_a_static_member_that_is_away_stays_in_the_next_generation_until_its_session_ends() -> None:
     scene = Scene()
-    first, second = await scene.stable(2, static=True)
-    third = scene.join(rebalance_s=5)
-    again = scene.join(first.member_id, instance_id="i0")
-    scene.pass_time(9, second)  # alive, but does not rejoin within the rebalance timeout
-    scene.clock.advance(REBALANCE_S - 9)
-    assert (await again).generation == (await third).generation == 3
-    assert len((await again).members) in (2, 3)
+    away = await scene.join(instance_id="away", session_s=100)
+    await scene.sync(away)
+    joining = scene.join(session_s=50)
+    scene.clock.advance(REBALANCE_S)
+    joined = joining.result()
+    assert (joined.generation, joined.leader) == (2, joined.member_id)
+    assert [(name, instance) for name, instance, _ in joined.members] == [
+        (away.member_id, "away"),
+        (joined.member_id, None),
+    ]
+    await scene.sync(joined, {away.member_id: b"kept for it"})
+    back = await scene.join(instance_id="away", session_s=100)
+    assert (await scene.sync(back)).assignment == b"kept for it"
+    scene.pass_time(100, joined)
+    assert list(scene.group.members) == [joined.member_id]
+    assert scene.beat(joined) is Code.REBALANCE_IN_PROGRESS
 
 
 @on_loop
