@@ -9,6 +9,7 @@ BrokerUnavailableError, one sentence, within five seconds when nobody answers.
 import logging
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from typing import Any, TypeVar
 from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
-from kafka.net.inet import KafkaNetSocket
 
+from gokamsg.engine.clients.connection import ClosingSocket, bound, tls_context
 from gokamsg.errors import BrokerUnavailableError, UsageError
 
 log = logging.getLogger(__name__)
@@ -44,19 +45,6 @@ _PROPERTIES = {
 }
 _HANDLED = {"sasl.jaas.config", "ssl.endpoint.identification.algorithm", "ssl.truststore.type", "ssl.keystore.type"}
 _JAAS = re.compile(r"""\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s;]+))""")
-
-
-class _ClosingSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no types
-    """kafka-python leaves the socket of each refused connection to the garbage collector; this one closes it."""
-
-    SCHEMES = ("gokamsg-direct",)
-
-    async def sock_connect(self, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: float | None = None) -> Any:
-        try:
-            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
-        except BaseException:
-            sock.close()
-            raise
 
 
 @dataclass(frozen=True)
@@ -92,10 +80,9 @@ class ClientConfig:
             "bootstrap_servers": list(self.addresses),
             "client_id": self.client_id,
             "request_timeout_ms": self.request_timeout_ms,
-            "bootstrap_timeout_ms": int(BOOTSTRAP_TIMEOUT_S * 1000),
             "reconnect_backoff_ms": 50,
             "reconnect_backoff_max_ms": 1_000,
-            "proxy_url": f"{_ClosingSocket.SCHEMES[0]}://",  # not a proxy: how kafka-python chooses a kind of socket
+            "proxy_url": f"{ClosingSocket.SCHEMES[0]}://",  # not a proxy: how kafka-python chooses a kind of socket
             **self.security,
         }
 
@@ -106,13 +93,10 @@ class ClusterInfo:
     broker_count: int
 
 
-def check_broker(config: ClientConfig, timeout_s: float = 4.0) -> ClusterInfo:
+def check_broker(config: ClientConfig, timeout_s: float = BOOTSTRAP_TIMEOUT_S) -> ClusterInfo:
     """Who answers at the addresses; BrokerUnavailableError, within `timeout_s` and a little, when nobody does."""
-    reasons = [_refusal(address, timeout_s / len(config.addresses)) for address in config.addresses]
-    if all(reasons):
-        raise BrokerUnavailableError(_nobody(config, "; ".join(filter(None, reasons))))
     with connecting(config), quiet():
-        admin = connect(config, KafkaAdminClient, bootstrap_timeout_ms=int(timeout_s * 1000))
+        admin = connect(config, KafkaAdminClient, timeout_s=timeout_s)
         try:
             cluster = admin.describe_cluster()
         finally:
@@ -120,18 +104,30 @@ def check_broker(config: ClientConfig, timeout_s: float = 4.0) -> ClusterInfo:
     return ClusterInfo(str(cluster["cluster_id"]), len(cluster["brokers"]))
 
 
-def connect(config: ClientConfig, build: Callable[..., T], **settings: Any) -> T:
+def connect(
+    config: ClientConfig, build: Callable[..., T], *, timeout_s: float = BOOTSTRAP_TIMEOUT_S, **settings: Any
+) -> T:
     """A kafka-python client, built with the common settings and these; nothing of it is left when it cannot be."""
+    tls = tls_context(config.security)
+    started = time.monotonic()
+    reasons = [_refusal(address, timeout_s / len(config.addresses)) for address in config.addresses]
+    if all(reasons):
+        raise BrokerUnavailableError(_nobody(config, "; ".join(filter(None, reasons))))
     inner: list[KafkaNetClient] = []
     kind = settings.get("kafka_client", KafkaNetClient)
 
     def make_inner(**inner_settings: Any) -> KafkaNetClient:
-        inner.append(kind(**inner_settings))
+        inner.append(bound(kind(**inner_settings)))
         return inner[-1]
 
+    settings |= {
+        "kafka_client": make_inner,
+        "ssl_context": tls,
+        "bootstrap_timeout_ms": max(500, int((timeout_s - (time.monotonic() - started)) * 1000)),
+    }
     with connecting(config):
         try:
-            return build(**{**config.common(), **settings, "kafka_client": make_inner})
+            return build(**{**config.common(), **settings})
         except BaseException:
             for client in inner:  # kafka-python leaves its thread and sockets behind when a constructor fails
                 client.close()
