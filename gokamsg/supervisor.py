@@ -59,6 +59,7 @@ class _Child:
     started: float = 0.0
     heard: float = 0.0
     failures: int = 0
+    last_failure: str | None = None
     restart_at: float | None = None
     error: str | None = None
     final: bool = False
@@ -215,7 +216,9 @@ class Supervisor:
             self._stopping = True
             return
         pause = self._options.pauses_s[min(child.failures, len(self._options.pauses_s)) - 1]
-        self._on_event(child.spec.name, f"failed: {error}; it starts again in {pause:g} s")
+        what = "failed again" if error == child.last_failure else f"failed: {error}"
+        child.last_failure = error
+        self._on_event(child.spec.name, f"{what}; it starts again in {pause:g} s")
         child.restart_at = now + pause
 
     def _reap(self, child: _Child) -> str:

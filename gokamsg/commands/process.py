@@ -139,9 +139,6 @@ class Display:
             )
             return
         self._bars.remove(f"{worker}: restoring")
-        bad = status["bad_records"] - before.get("bad_records", 0)
-        if bad > 0:
-            self._line(worker, f"skipped {console.count_text(bad)} records that cannot be processed")
         self._say_state(worker, status)
 
     def _say_state(self, worker: str, status: dict[str, Any]) -> None:
