@@ -15,6 +15,7 @@ import asyncio
 import inspect
 import logging
 from collections import deque
+from functools import partial
 from typing import Any, Protocol
 
 from gokamsg.broker import wire
@@ -289,17 +290,22 @@ class Connection(asyncio.BufferedProtocol):
             self._failed(api)
             return
         if isinstance(result, Deferred):
-            body = result.body
-            result.future.add_done_callback(lambda future: self._settled(slot, api, future, body))
+            self._server.broker.store.submit(result.unit, partial(self._durable, slot, api, result.body))
         elif inspect.iscoroutine(result):
             self._task = asyncio.ensure_future(result)
-            self._task.add_done_callback(lambda task: self._settled(slot, api, task, None))
+            self._task.add_done_callback(partial(self._settled, slot, api))
         elif isinstance(result, asyncio.Future):
-            result.add_done_callback(lambda future: self._settled(slot, api, future, None))
+            result.add_done_callback(partial(self._settled, slot, api))
         else:
             self._answer(slot, result)
 
-    def _settled(self, slot: _Slot, api: Api, future: asyncio.Future[Any], body: bytes | None) -> None:
+    def _durable(self, slot: _Slot, api: Api, body: bytes | None, failure: StoreError | None) -> None:
+        if failure is None:
+            self._answer(slot, body)
+        else:
+            self._failed(api, failure)
+
+    def _settled(self, slot: _Slot, api: Api, future: asyncio.Future[Any]) -> None:
         if future.cancelled():
             self.close()
             return
@@ -307,7 +313,7 @@ class Connection(asyncio.BufferedProtocol):
         if error is not None:
             self._failed(api, error)
             return
-        self._answer(slot, future.result() if body is None else body)
+        self._answer(slot, future.result())
 
     def _failed(self, api: Api, error: BaseException | None = None) -> None:
         if isinstance(error, StoreError):

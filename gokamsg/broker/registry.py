@@ -9,7 +9,6 @@ version=context.api_version, or the encoded body as bytes; or a Deferred, or an 
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gokamsg.broker.state import Broker
+from gokamsg.broker.store import WriteUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class RequestContext:
 
 
 class Deferred(NamedTuple):
-    """An encoded body that is sent once a future has resolved; None sends nothing (Produce with acks=0)."""
+    """An encoded body that is sent once a unit is durable; None sends nothing (Produce with acks=0)."""
 
-    future: asyncio.Future[None]
+    unit: WriteUnit
     body: bytes | None
 
 

@@ -66,6 +66,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, fsync: bool) -> None
     execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
     execute("PRAGMA wal_autocheckpoint = 0")  # the store decides when, after it has answered
     execute("PRAGMA journal_size_limit = 67108864")
+    execute("PRAGMA secure_delete = OFF")  # some builds default to overwriting what is deleted
     execute("PRAGMA cache_size = -8192")
     if not tables:
         execute("BEGIN IMMEDIATE")

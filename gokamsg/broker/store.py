@@ -51,14 +51,14 @@ BatchRow = tuple[int, int, int, int, int, int, int, int, bytes]
 class WriteUnit:
     """Changes that belong together. Filled on the loop, then handed to Store.commit() once."""
 
-    __slots__ = ("future", "ops", "rows", "staged", "vacuum_pages")
+    __slots__ = ("callback", "ops", "rows", "staged", "vacuum_pages")
 
     def __init__(self) -> None:
         self.rows: list[BatchRow] = []
         self.ops: list[tuple[str, tuple[object, ...]]] = []
         self.staged: list[Staged] = []
         self.vacuum_pages = 0
-        self.future: asyncio.Future[None] | None = None
+        self.callback: Callable[[StoreError | None], None] | None = None
 
     def append(self, staged: Staged, row: BatchRow) -> None:
         """A batch whose append is staged; PartitionLog.stage() and stage_marker() call this."""
@@ -127,12 +127,25 @@ class Store:
     def commit(self, unit: WriteUnit) -> asyncio.Future[None]:
         """Queue the unit; the future resolves when it is durable, or fails with StoreError."""
         future = self._loop.create_future()
-        if self.failed is not None or self._closed:
-            future.set_exception(self.failed or StoreError("the broker is shutting down; nothing more is written"))
-            return future
-        unit.future = future
-        self._queue.put(unit)
+
+        def settle(failure: StoreError | None) -> None:
+            if future.done():  # whoever waited has gone
+                return
+            if failure is None:
+                future.set_result(None)
+            else:
+                future.set_exception(failure)
+
+        self.submit(unit, settle)
         return future
+
+    def submit(self, unit: WriteUnit, callback: Callable[[StoreError | None], None]) -> None:
+        """Like commit(), with a callback instead of a future: it runs in the same turn of the loop as the appends."""
+        if self.failed is not None or self._closed:
+            callback(self.failed or StoreError("the broker is shutting down; nothing more is written"))
+            return
+        unit.callback = callback
+        self._queue.put(unit)
 
     def barrier(self) -> asyncio.Future[None]:
         """A future that resolves when everything committed so far is durable."""
@@ -241,15 +254,15 @@ class Store:
         for unit in units:
             for staged in unit.staged:
                 staged.apply()
-            if unit.future is not None and not unit.future.done():
-                unit.future.set_result(None)
+            if unit.callback is not None:
+                unit.callback(None)
 
     def _fail(self, units: list[WriteUnit], failure: StoreError) -> None:
         self.failed = failure
         while True:
             for unit in units:
-                if unit.future is not None and not unit.future.done():
-                    unit.future.set_exception(failure)
+                if unit.callback is not None:
+                    unit.callback(failure)
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:

@@ -381,3 +381,27 @@ def test_fetch_serves_many_connections_at_once(broker: RunningBroker) -> None:
         for thread in threads:
             thread.join(10)
     assert results == [len(make_batch(ONE))] * 20
+
+
+def test_a_batch_that_comes_while_a_fetch_begins_to_wait_is_seen(broker: RunningBroker) -> None:
+    """A fetch found nothing, and slept to its end over the batch that came before it was listening."""
+    from gokamsg.broker.api.k01_fetch import fetch as handler
+    from gokamsg.broker.registry import RequestContext
+    from gokamsg.broker.state import Broker
+
+    async def begin_then_append(it: Broker) -> bytes:
+        request = fetch_request("t", {0: 0}, max_wait_ms=5_000)
+        waiting = handler(it, request, RequestContext("test", "", 12, 0))
+        assert not isinstance(waiting, bytes)
+        unit = it.store.unit()
+        log = it.log("t", 0)
+        assert log is not None
+        log.stage(unit, make_batch(ONE), read_header(make_batch(ONE)))
+        await it.store.commit(unit)
+        return await waiting
+
+    with RawClient(broker.address) as client:
+        create(client, "t")
+    started = time.monotonic()
+    assert make_batch(ONE)[16:] in broker.run(begin_then_append)
+    assert time.monotonic() - started < 4

@@ -42,8 +42,8 @@ def produce(broker: Broker, request: Any, context: RequestContext) -> Deferred |
         answers.append((topic_data.name, partitions))
     body = None if request.acks == 0 else encode_produce(version, answers)
     if waits:  # a duplicate waits too: what it repeats may not be durable yet
-        return Deferred(broker.store.commit(unit), body)
-    return Deferred(broker.store.barrier(), None) if body is None else body
+        return Deferred(unit, body)
+    return Deferred(unit, None) if body is None else body
 
 
 def _refuse_all(request: Any, code: Code) -> list[tuple[str, list[Produced]]]:

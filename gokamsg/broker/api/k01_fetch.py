@@ -36,7 +36,7 @@ def fetch(broker: Broker, request: Any, context: RequestContext) -> bytes | Coro
     cold = poll.read_cached()
     if not cold and poll.satisfied:
         return poll.encode()
-    return poll.run(cold)
+    return poll.run()
 
 
 class _Part:
@@ -140,7 +140,7 @@ class _Poll:
             part.batches = batches
             self._size += sum(map(len, batches))
 
-    async def run(self, cold: list[_Part]) -> bytes:
+    async def run(self) -> bytes:
         """Read and wait until there is enough or the time is up."""
         loop = asyncio.get_running_loop()
         clock = self._broker.clock
@@ -156,6 +156,8 @@ class _Poll:
             log.add_waiter(wake)
         try:
             while True:
+                # after the waiters are in place, also the first time: a batch may have come before this task began
+                cold = self.read_cached()
                 if cold:
                     await self._read_cold(cold)
                 left_s = deadline - clock.monotonic()
@@ -167,7 +169,6 @@ class _Poll:
                 finally:
                     timer.cancel()
                 changed = loop.create_future()
-                cold = self.read_cached()
         finally:
             for log in logs:
                 log.remove_waiter(wake)
