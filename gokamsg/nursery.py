@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import IO, Protocol
 
@@ -158,6 +159,9 @@ def _live(standard: Sequence[int]) -> int:
         importlib.import_module(module).main()
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+        return 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,0 +1,222 @@
+"""`gokamsg up`: everything with one command, on the embedded broker. Needs nothing but Python."""
+
+import http.client
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.helpers import Process, Processes, eventually, free_port, run_gokamsg, slowness
+
+USERS = ("Alice", "Bob", "Charlie", "Dave", "Eve")
+
+
+class UpScene:
+    """One data directory, one pair of ports, any number of runs one after the other."""
+
+    def __init__(self, run: Processes, directory: Path) -> None:
+        self.run = run
+        self.data = directory / "data"
+        self.port = free_port()
+        self.broker_port = free_port()
+        self._runs = 0
+
+    def up(self, *options: str, ready: bool = True) -> Process:
+        self._runs += 1
+        process = self.run.gokamsg("up", *self.flags, *options, name=f"up-{self._runs}")
+        if ready:
+            process.wait_line(r"ready in", timeout_s=40 * slowness())
+        return process
+
+    @property
+    def flags(self) -> list[str]:
+        ports = ["--port", str(self.port), "--broker-port", str(self.broker_port)]
+        return ["--data-dir", str(self.data), *ports]
+
+    def send(self, sender: str, recipient: str, content: str, timeout_s: float = 10.0) -> bool:
+        """Whether the message was acknowledged."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request("POST", f"/{quote(sender)}/send", json.dumps({"to": recipient, "content": content}))
+            answer = connection.getresponse()
+            answer.read()
+        except OSError:
+            return False
+        finally:
+            connection.close()
+        return answer.status == 200
+
+    def feed(self, user: str) -> list[str]:
+        """The contents of the user's feed, oldest first."""
+        done = run_gokamsg("feed", user, "--json", "--brokers", f"127.0.0.1:{self.broker_port}")
+        return [json.loads(line)["Content"] for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def scene(run: Processes, tmp_path: Path) -> UpScene:
+    return UpScene(run, tmp_path)
+
+
+def children_of(process: Process) -> dict[str, int]:
+    """The pids of the parts, by what they are."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(stat[1]) == process.pid:
+                found[f"{b' '.join(command).decode()} {entry.name}"] = int(entry.name)
+    return found
+
+
+def test_one_command_starts_everything_and_what_it_tells_to_try_works(scene: UpScene) -> None:
+    up = scene.up()
+    text = up.stderr()
+    assert "9 topics, 8 partitions" in text
+    assert "blocker collector detector filter translator" in text
+    assert f"http://127.0.0.1:{scene.port}" in text
+    assert scene.send("Bob", "Alice", "Hey, how are you doing?")
+    eventually("the message is in the feed", lambda: scene.feed("Alice") == ["Hey, how are you doing?"], timeout_s=20)
+    done = run_gokamsg("block", "Bob", "--brokers", f"127.0.0.1:{scene.broker_port}")
+    assert done.returncode == 0, done
+    assert "Bob is blocked" in done.stdout
+
+
+def test_ctrl_c_stops_everything_quickly_and_a_second_run_goes_on_with_the_data(scene: UpScene) -> None:
+    first = scene.up()
+    assert scene.send("Bob", "Alice", "one")
+    eventually("the message is in the feed", lambda: scene.feed("Alice") == ["one"], timeout_s=20)
+    limit_s = 5 * slowness()
+    first.signal(signal.SIGINT)
+    assert first.wait(limit_s) == 0
+    assert not first.group_alive()
+    assert "stopped" in first.stderr()
+    assert "Traceback" not in first.stderr()
+    scene.up()
+    assert scene.send("Bob", "Alice", "two")
+    eventually("both messages are in the feed", lambda: scene.feed("Alice") == ["one", "two"], timeout_s=20)
+
+
+def test_every_part_that_is_killed_comes_back(scene: UpScene, seed: int) -> None:
+    up = scene.up()
+    rng = random.Random(seed)
+    expected = []
+    for number in range(4):
+        name, pid = rng.choice(sorted(children_of(up).items()))
+        os.kill(pid, signal.SIGKILL)
+        content = f"after {number}"
+        eventually(
+            f"a message is acknowledged after {name} was killed",
+            lambda: scene.send("Bob", "Alice", content, timeout_s=3.0),  # noqa: B023
+            timeout_s=60 * slowness(),
+            interval_s=0.2,
+        )
+        expected.append(content)
+        eventually(
+            f"it is in the feed after {name} was killed",
+            lambda: content in scene.feed("Alice"),  # noqa: B023
+            timeout_s=60 * slowness(),
+            interval_s=0.2,
+        )
+    assert up.running
+    assert "starts again" in up.stderr()
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_pulling_the_plug_loses_and_doubles_nothing(scene: UpScene, seed: int, rounds: int) -> None:
+    """Every process is killed at a random moment under load.
+
+    Invariants: an acknowledged message reaches its recipient once; one that was not acknowledged at most once; what is
+    in a feed is in the order in which it was sent.
+    """
+    rng = random.Random(seed)
+    acknowledged: dict[str, list[str]] = {user: [] for user in USERS}
+    unknown: set[str] = set()
+    number = 0
+    for _ in range(rounds):
+        up = scene.up()
+        last = number + rng.randrange(10, 120)
+        while number < last:
+            number += 1
+            recipient, content = rng.choice(USERS), f"message {number}"
+            if scene.send("Mallory", recipient, content):
+                acknowledged[recipient].append(content)
+            else:
+                unknown.add(content)
+        up.kill9()
+    scene.up()
+
+    def feeds_are_right() -> bool:
+        for user in USERS:
+            feed = scene.feed(user)
+            assert max(Counter(feed).values(), default=1) == 1, f"doubled in the feed of {user}: {feed}"
+            known = [content for content in feed if content not in unknown]
+            if len(feed) < min(5, len(acknowledged[user])) or known != acknowledged[user][-len(known) :]:
+                return False
+        return True
+
+    eventually("every feed holds the latest acknowledged messages", feeds_are_right, timeout_s=60, interval_s=0.3)
+
+
+def test_ports_that_are_taken_are_named(scene: UpScene, run: Processes) -> None:
+    scene.up()
+    again = run_gokamsg("up", "--data-dir", str(scene.data.parent / "other"), "--port", str(scene.port))
+    assert again.returncode == 1
+    assert f"{scene.port}" in again.stderr
+    assert again.stderr.count("Error:") == 1
+    flags = ["--port", str(free_port()), "--broker-port", str(scene.broker_port)]
+    again = run_gokamsg("up", "--data-dir", str(scene.data.parent / "other"), *flags)
+    assert again.returncode == 1
+    assert f"{scene.broker_port}" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_data_that_is_in_use_is_named(scene: UpScene) -> None:
+    scene.up()
+    flags = ["--port", str(free_port()), "--broker-port", str(free_port())]
+    again = run_gokamsg("up", "--data-dir", str(scene.data), *flags)
+    assert again.returncode == 1
+    assert "in use by another broker" in again.stderr
+    reset = run_gokamsg("up", "--data-dir", str(scene.data), *flags, "--reset", "--yes")
+    assert reset.returncode == 1
+    assert "in use by a running broker" in reset.stderr
+
+
+def test_reset_asks_and_deletes(scene: UpScene) -> None:
+    first = scene.up()
+    assert scene.send("Bob", "Alice", "one")
+    eventually("the message is in the feed", lambda: scene.feed("Alice") == ["one"], timeout_s=20)
+    first.signal(signal.SIGINT)
+    first.wait(20)
+    refused = run_gokamsg("up", *scene.flags, "--reset")
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    scene.up("--reset", "--yes")
+    assert scene.feed("Alice") == []
+
+
+def test_without_a_broker_of_its_own_it_needs_the_one_that_is_named(scene: UpScene) -> None:
+    done = run_gokamsg("up", "--brokers", f"127.0.0.1:{free_port()}", "--port", str(scene.port))
+    assert done.returncode == 1
+    assert "no Kafka broker answers" in done.stderr
+    assert "gokamsg broker" in done.stderr
+
+
+def test_the_demo_sends_and_the_detector_blocks(scene: UpScene) -> None:
+    up = scene.up("--demo", "--json", ready=False)
+    up.wait_line(r'^\{"ready"', timeout_s=40 * slowness())
+    eventually("someone has a feed", lambda: any(scene.feed(user) for user in USERS), timeout_s=30, interval_s=0.5)
+    assert all(json.loads(line) for line in up.stdout().splitlines())
+
+
+if sys.platform != "linux":
+    pytest.skip("the tests of up look into /proc", allow_module_level=True)
