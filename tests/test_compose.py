@@ -1,0 +1,66 @@
+"""compose.yaml: what it runs exists, with the options and settings that it names. No Docker is needed to tell."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gokamsg.config import SETTINGS, settings_of
+from gokamsg.messaging.roles import ROLES
+from tests.helpers import run_gokamsg
+
+FILE = Path(__file__).parent.parent / "compose.yaml"
+COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
+OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "gokamsg"}
+BROKERS = {name: service for name, service in COMPOSE["services"].items() if name not in OURS}
+
+
+def test_the_service_and_every_role_are_there() -> None:
+    roles = {service["command"][2] for service in OURS.values() if service["command"][0] == "process"}
+    assert roles == set(ROLES)
+    assert "serve" in OURS
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_command_has_the_options_that_it_is_given(name: str) -> None:
+    done = run_gokamsg(*OURS[name]["command"], "--help")
+    assert done.returncode == 0, done
+    flags = {row.flag for row in settings_of(OURS[name]["command"][0])}
+    assert {word for word in OURS[name]["command"] if word.startswith("--")} <= flags
+
+
+def test_the_settings_in_the_environment_exist() -> None:
+    known = {row.environment for row in SETTINGS}
+    for service in OURS.values():
+        assert service["environment"].keys() <= known
+
+
+def test_the_addresses_are_those_of_the_brokers() -> None:
+    addresses = {f"{name}:9092" for name in BROKERS}
+    for service in OURS.values():
+        assert set(service["environment"]["GOKAMSG_BROKERS"].split(",")) == addresses
+        assert service["depends_on"].keys() == BROKERS.keys()
+    for name, service in BROKERS.items():
+        assert service["environment"]["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{name}:9092"
+        number = service["environment"]["KAFKA_NODE_ID"]
+        assert f"{number}@{name}:9093" in service["environment"]["KAFKA_CONTROLLER_QUORUM_VOTERS"]
+
+
+def test_one_broker_may_be_lost() -> None:
+    for service in BROKERS.values():
+        environment = service["environment"]
+        for replicas, needed in (
+            ("KAFKA_DEFAULT_REPLICATION_FACTOR", "KAFKA_MIN_INSYNC_REPLICAS"),
+            ("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR"),
+        ):
+            assert environment[replicas] == len(BROKERS) == environment[needed] + 1
+
+
+def test_every_volume_is_declared_and_what_the_image_copies_is_there() -> None:
+    used = {volume.split(":")[0] for service in COMPOSE["services"].values() for volume in service["volumes"]}
+    assert used == COMPOSE["volumes"].keys()
+    copied = re.findall(r"^COPY (.+) \S+$", COMPOSE["x-gokamsg"]["build"]["dockerfile_inline"], flags=re.MULTILINE)
+    for names in copied:
+        assert all((FILE.parent / name).exists() for name in names.split())
