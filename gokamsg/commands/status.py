@@ -1,4 +1,6 @@
-"""status: the roles' groups: members, partitions, lag and rate, as the brokers know them."""
+"""status: the roles' groups: members, partitions, lag and rate, as the brokers know them; and what the workers of this
+machine restore, as they note it in the state directory.
+"""
 
 import time
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from gokamsg.config import Settings
 
 from .kafka import client_config
 from .registration import command
+from .restoring import Restoring, read_notes
 
 if TYPE_CHECKING:
     from gokamsg.engine import Admin
@@ -46,7 +49,7 @@ def status(settings: Settings) -> None:
         time.sleep(RATE_WINDOW_S)
         while True:
             now = observe(admin, inputs)
-            show(before, now, as_json=settings.json, redraw=settings.watch)
+            show(before, now, read_notes(settings.state_path), as_json=settings.json, redraw=settings.watch)
             if not settings.watch:
                 return
             before = now
@@ -76,18 +79,31 @@ def observe(admin: "Admin", inputs: Mapping[str, tuple[str, ...]]) -> dict[str, 
     return found
 
 
-def show(before: Mapping[str, GroupStatus], now: Mapping[str, GroupStatus], *, as_json: bool, redraw: bool) -> None:
+def show(
+    before: Mapping[str, GroupStatus],
+    now: Mapping[str, GroupStatus],
+    restoring: Mapping[str, Restoring],
+    *,
+    as_json: bool,
+    redraw: bool,
+) -> None:
     """One row for each group; on a terminal that is watched, over the rows before."""
     rows = []
     for group, present in now.items():
-        earlier = before[group]
+        earlier, restore = before[group], restoring.get(group)
         rate = max(0.0, (present.handled - earlier.handled) / max(present.at_s - earlier.at_s, 1e-3))
         if as_json:
             shown = {"members": present.members, "partitions": present.partitions, "lag": present.lag}
-            console.data({"group": group, **shown, "records_per_s": round(rate, 1), "state": present.state})
+            rows_left = None if restore is None else {"rows_done": restore.rows_done, "rows": restore.rows}
+            state = {"records_per_s": round(rate, 1), "state": present.state, "restoring": rows_left}
+            console.data({"group": group, **shown, **state})
             continue
+        state_text = present.state
+        if restore is not None:
+            rows_done, total = console.count_text(restore.rows_done), console.count_text(restore.rows)
+            state_text = f"restoring, {rows_done} of {total} rows"
         numbers = (str(present.members), str(present.partitions), console.count_text(present.lag))
-        rows.append((group, *numbers, console.count_text(rate), present.state))
+        rows.append((group, *numbers, console.count_text(rate), state_text))
     if not as_json:
         columns = ("group", "members", "partitions", "lag", "records/s", "state")
         console.table(columns, rows, right=("members", "partitions", "lag", "records/s"), redraw=redraw)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from gokamsg import console
 from gokamsg.errors import GokamsgError, IdentityError, OffsetsLostError, UsageError
 
+from .restoring import Note, Restoring
+
 if TYPE_CHECKING:
     from gokamsg.engine import Processor, ProcessorStatus
 
@@ -55,9 +57,13 @@ def run(instructions: dict[str, Any]) -> None:
         transaction_timeout_ms=instructions["transaction_timeout_ms"],
     )
     graph = ROLES[instructions["role"]].build(RoleOptions(**instructions["role_options"]))
-    processor = Processor(config, graph, options, on_status=Reporter())
+    note = Note(options.state_dir, graph.group)
+    processor = Processor(config, graph, options, on_status=Reporter(note))
     stop_when_told(processor)
-    processor.run()
+    try:
+        processor.run()
+    finally:
+        note.update(None)
 
 
 def stop_when_told(processor: "Processor") -> None:
@@ -85,7 +91,8 @@ def say(message: dict[str, Any]) -> None:
 class Reporter:
     """Turns the processor's status into lines: at every change of state, else twice a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Note) -> None:
+        self._note = note
         self._said_at = 0.0
         self._shape: tuple[Any, ...] = ()
 
@@ -96,6 +103,7 @@ class Reporter:
             return
         self._shape, self._said_at = shape, now
         restoring = status.restoring
+        self._note.update(None if restoring is None else Restoring(restoring.rows_done, restoring.rows))
         say(
             {
                 "state": status.state.name.lower(),
