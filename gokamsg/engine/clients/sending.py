@@ -6,7 +6,9 @@ the sender, the transaction manager. Mended here:
 
 - a request to a coordinator that cannot be reached is dropped by the sender when waiting for the connection raises;
   our client answers False instead, which sends it again;
-- a batch that the broker finds too large is failed with its reason instead of being split behind our back.
+- a batch that the broker finds too large is failed with its reason instead of being split behind our back;
+- a refused batch (too large, invalid time) made an idempotent producer useless for all that follow; now it takes a new
+  epoch, in which sequences begin anew.
 """
 
 import threading
@@ -95,6 +97,8 @@ class BatchSender:
         if not all(hasattr(self._producer, name) for name in _SEAMS):
             raise RuntimeError("this version of kafka-python is not supported: its producer has changed; install 3.0.x")
         self._producer._sender._can_split = _never_split
+        self._classify = self._producer._transaction_manager.classify_batch_error
+        self._producer._transaction_manager.classify_batch_error = self._kind_of_error
         self._after_sending: deque[Callable[[], None]] = deque()
         self._send_data = self._producer._sender._send_producer_data
         self._producer._sender._send_producer_data = self._send_then_run
@@ -104,6 +108,13 @@ class BatchSender:
         overtakes nothing, and travels while the brokers still write."""
         self._after_sending.append(action)
         self._producer._sender.wakeup()
+
+    def _kind_of_error(self, error: Exception, batch: Any, log_start_offset: int = -1) -> Any:
+        manager = self._producer._transaction_manager
+        kind = self._classify(error, batch, log_start_offset=log_start_offset)
+        if manager.is_transactional() or kind != manager.ERROR_CLASS_FATAL or type(error) in manager._FATAL_ERRORS:
+            return kind
+        return manager.ERROR_CLASS_NEEDS_EPOCH_BUMP
 
     def _send_then_run(self, now: float | None = None) -> float:
         timeout_ms = float(self._send_data(now))

@@ -1,0 +1,100 @@
+"""Topics on a real Kafka: made once, never changed, and refused with a way out when they do not fit."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gokamsg.engine.clients import ClientConfig
+from gokamsg.engine.codec import String
+from gokamsg.engine.graph import Input, Join, Lookup, Loop, Output, Persist, define_group
+from gokamsg.engine.topics import TopicManager
+from gokamsg.errors import TopicError, UsageError
+from tests.kafka_server import KafkaCluster
+
+Names = Callable[[str], str]
+
+
+@pytest.fixture
+def manager(kafka_cluster: KafkaCluster) -> Iterator[TopicManager]:
+    with TopicManager(ClientConfig(kafka_cluster.address)) as made:
+        yield made
+
+
+def test_streams_are_kept_for_a_week_in_segments_of_a_day(manager: TopicManager, fresh_name: Names) -> None:
+    name = fresh_name("stream")
+    assert manager.ensure_stream(name)
+    assert not manager.ensure_stream(name)
+    assert manager.partitions(name) == 8
+    config = manager.config(name)
+    assert config["cleanup.policy"] == "delete"
+    assert (config["retention.ms"], config["segment.ms"]) == (str(7 * 86_400_000), str(86_400_000))
+    other = fresh_name("stream")
+    manager.ensure_stream(other, 3, retention_ms=1000, config={"max.message.bytes": "5000"})
+    assert manager.describe([other, "nowhere"])[other].partitions == 3
+    config = manager.config(other)
+    assert (config["retention.ms"], config["max.message.bytes"]) == ("1000", "5000")
+
+
+def test_tables_are_compacted(manager: TopicManager, fresh_name: Names) -> None:
+    name = fresh_name("table")
+    assert manager.ensure_table(name, 2)
+    assert not manager.ensure_table(name, 2)
+    assert manager.config(name)["cleanup.policy"] == "compact"
+
+
+def test_a_topic_that_does_not_fit_is_refused_with_a_way_out(manager: TopicManager, fresh_name: Names) -> None:
+    name = fresh_name("stream")
+    manager.ensure_stream(name, 2)
+    with pytest.raises(TopicError, match="has 2 partitions instead of 8"):
+        manager.ensure_stream(name)
+    with pytest.raises(TopicError, match=r"is a table, but its cleanup\.policy is 'delete'.*kafka-configs\.sh"):
+        manager.ensure_table(name, 2)
+    with pytest.raises(TopicError, match="gokamsg topics create"):
+        manager.partitions(fresh_name("missing"))
+    with pytest.raises(TopicError, match="cannot be created"):
+        manager.ensure_stream(fresh_name("many"), replication=5)
+    with pytest.raises(UsageError, match="0 partitions"):
+        manager.ensure_stream(name, 0)
+
+
+def test_prepare_makes_a_groups_own_topics_like_its_inputs(manager: TopicManager, fresh_name: Names) -> None:
+    group, one, two, join, lookup = (fresh_name(name) for name in ("group", "one", "two", "join", "lookup"))
+
+    def nothing(*_: object) -> None: ...
+
+    graph = define_group(
+        group,
+        Input(one, String(), nothing),
+        Input(two, String(), nothing),
+        Output("nowhere", String()),
+        Join(join, String()),
+        Lookup(lookup, String()),
+        Loop(String(), nothing),
+        Persist(String()),
+    )
+    with pytest.raises(TopicError, match="missing topic"):
+        manager.prepare(graph)
+    manager.ensure_stream(one, 3)
+    manager.ensure_stream(two, 3)
+    manager.ensure_table(join, 3)
+    manager.ensure_table(lookup, 5)
+    topics = manager.prepare(graph)
+    assert {name: topic.partitions for name, topic in topics.items()} == {
+        one: 3,
+        two: 3,
+        join: 3,
+        lookup: 5,
+        f"{group}-loop": 3,
+        f"{group}-table": 3,
+    }
+    assert manager.config(f"{group}-table")["cleanup.policy"] == "compact"
+    assert manager.prepare(graph) == topics
+
+
+def test_inputs_that_are_not_copartitioned_are_refused(manager: TopicManager, fresh_name: Names) -> None:
+    one, two = fresh_name("one"), fresh_name("two")
+    manager.ensure_stream(one, 2)
+    manager.ensure_stream(two, 3)
+    with pytest.raises(TopicError, match=f"equally many partitions: '{one}' has 2, '{two}' has 3"):
+        manager.check_copartitioned([one, two])
+    manager.check_copartitioned([one])
