@@ -12,6 +12,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from gokamsg.broker.codes import Code
+from gokamsg.broker.compression import MAX_OUTPUT
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES = HEADER.size  # 61
@@ -30,6 +31,7 @@ LOG_APPEND_TIME = 0x08
 TRANSACTIONAL = 0x10
 CONTROL = 0x20
 ZSTD = 4
+LEAST_RECORD = 7  # bytes of a record with neither key nor value nor headers
 
 ABORT_MARKER = 0
 COMMIT_MARKER = 1
@@ -105,11 +107,11 @@ def validate(records: bytes | memoryview | None, *, max_bytes: int) -> BatchHead
         raise BatchError(Code.CORRUPT_MESSAGE, f"a batch of {size} bytes says that it has {header.length + 12}")
     if header.crc != crc32c(memoryview(records)[_CRC_FROM:]):
         raise BatchError(Code.CORRUPT_MESSAGE, "the batch does not match its checksum")
-    _validate_fields(header)
+    _validate_fields(header, size - HEADER_BYTES)
     return header
 
 
-def _validate_fields(header: BatchHeader) -> None:
+def _validate_fields(header: BatchHeader, body_bytes: int) -> None:
     if header.attributes & CONTROL:
         raise BatchError(Code.INVALID_RECORD, "clients must not write control batches")
     if header.record_count <= 0 or header.last_offset_delta != header.record_count - 1:
@@ -117,6 +119,9 @@ def _validate_fields(header: BatchHeader) -> None:
             Code.INVALID_RECORD,
             f"{header.record_count} records do not match last offset delta {header.last_offset_delta}",
         )
+    room = MAX_OUTPUT if header.compression else body_bytes
+    if header.record_count * LEAST_RECORD > room:  # a made-up count would use up the partition's offsets
+        raise BatchError(Code.INVALID_RECORD, f"{header.record_count} records cannot be in {body_bytes} bytes")
     if header.attributes & COMPRESSION_MASK > ZSTD:
         raise BatchError(Code.UNSUPPORTED_COMPRESSION_TYPE, f"unknown compression {header.compression}")
     if header.producer_id >= 0:

@@ -236,7 +236,8 @@ def _clean_marker(work: _Pass, row: BatchRow, header: BatchHeader, changes: _Cha
 
 def _clean_batch(work: _Pass, row: BatchRow, header: BatchHeader, changes: _Changes) -> None:
     row_id, cleaned_ms, batch = row[0], row[7], row[8]
-    kept: list[tuple[int, int]] = []
+    kept: list[tuple[int, int]] = []  # runs of records that stay
+    kept_records = 0
     tombstones = False
     try:
         body = records.body_of(batch, header)
@@ -250,7 +251,11 @@ def _clean_batch(work: _Pass, row: BatchRow, header: BatchHeader, changes: _Chan
                 if work.may_go(cleaned_ms):
                     continue
                 tombstones = True
-            kept.append((record.start, record.end))
+            kept_records += 1
+            if kept and kept[-1][1] == record.start:
+                kept[-1] = (kept[-1][0], record.end)
+            else:
+                kept.append((record.start, record.end))
     except (BatchError, CompressionError) as error:
         logger.warning("compaction leaves a batch of %r as it is: %s", work.log, error)
         return
@@ -261,12 +266,12 @@ def _clean_batch(work: _Pass, row: BatchRow, header: BatchHeader, changes: _Chan
     if tombstones:
         work.keep_until(cleaned_ms)
     first_met = work.now_ms if tombstones and cleaned_ms == 0 else cleaned_ms
-    if len(kept) == header.record_count:
+    if kept_records == header.record_count:
         if first_met != cleaned_ms:
             changes.marked.append(row_id)
         return
     survivors = b"".join(body[start:end] for start, end in kept)
-    rewritten = seal(header._replace(record_count=len(kept)), compress(header.compression, survivors))
+    rewritten = seal(header._replace(record_count=kept_records), compress(header.compression, survivors))
     changes.replaced.append((*row[:7], first_met, rewritten))
     changes.freed += len(batch) - len(rewritten)
 

@@ -9,7 +9,7 @@ import struct
 import zlib
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
-MAX_OUTPUT = 256 * 1024 * 1024
+MAX_OUTPUT = 32 * 1024 * 1024  # what clients pack into a batch of the default limit is a few MiB
 _XERIAL = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = _XERIAL + struct.pack(">ii", 1, 1)
 _XERIAL_BLOCK = 32 * 1024

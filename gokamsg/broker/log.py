@@ -19,13 +19,15 @@ from typing import NamedTuple
 import msgspec
 
 from gokamsg.broker import batch as batches
-from gokamsg.broker.batch import BatchHeader
+from gokamsg.broker.batch import BatchError, BatchHeader
 from gokamsg.broker.cache import CacheBudget, Tail
 from gokamsg.broker.clock import Clock
+from gokamsg.broker.codes import Code
 from gokamsg.broker.producers import Producers, ProducerSnapshot
 from gokamsg.broker.store import OFFSET_BITS, WriteUnit
 
 LOG_SPACE = "log"  # key: partition number
+MAX_OFFSET = (1 << OFFSET_BITS) - (1 << 20)  # the rest is for markers of transactions that are open then
 ABORTED_SPACE = "aborted"  # key: partition number and the marker's offset
 
 
@@ -121,8 +123,10 @@ class PartitionLog:
     def stage(
         self, unit: WriteUnit, records: bytes | memoryview, header: BatchHeader, *, append_time_ms: int | None = None
     ) -> StagedAppend:
-        """Put a validated batch at the log's end into the unit; its sequence must have been checked."""
+        """Put a checked batch at the log's end into the unit; raises BatchError when the log is full."""
         base_offset = self.end_offset
+        if base_offset + header.last_offset_delta >= MAX_OFFSET:
+            raise BatchError(Code.KAFKA_STORAGE_ERROR, f"partition {self.topic}/{self.partition} has no offsets left")
         if append_time_ms is None:
             placed = batches.place(records, header, base_offset)
         else:

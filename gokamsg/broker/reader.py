@@ -60,6 +60,10 @@ class ColdReader:
         row = await self._lookups.run(lambda connection: connection.execute(sql, ids).fetchone())
         return None if row is None else bytes(row[0])
 
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Run what would hold up the loop (unpacking a large batch) on the look-up thread."""
+        return await self._lookups.run(lambda _: work())
+
     async def upkeep(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a slice of the cleaner's work, with a reading connection, on the thread that is kept for it."""
         return await self._upkeep.run(work)

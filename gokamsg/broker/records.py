@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gokamsg.broker import compression
-from gokamsg.broker.batch import HEADER_BYTES, BatchError, BatchHeader, read_header
+from gokamsg.broker.batch import HEADER_BYTES, LEAST_RECORD, BatchError, BatchHeader, read_header
 from gokamsg.broker.codes import Code
 from gokamsg.broker.configs import TopicConfig
 
@@ -80,18 +80,28 @@ def check_keys(header: BatchHeader, batch: bytes) -> None:
         raise BatchError(Code.CORRUPT_MESSAGE, str(error)) from error
     position = 0
     try:
-        for index in range(header.record_count):
-            length, position = _varint(body, position)
+        for index in range(header.record_count):  # written for speed: producers wait for it
+            byte = body[position]
+            if byte < 0x80:
+                length, position = (byte >> 1) ^ -(byte & 1), position + 1
+            else:
+                length, position = _varint(body, position)
+            if length < LEAST_RECORD - 1:
+                raise IndexError
             end = position + length
-            _, position = _varint(body, position + 1)
-            _, position = _varint(body, position)
-            if body[position] == 1:  # the varint of -1
+            position += 1  # attributes
+            while body[position] >= 0x80:  # timestamp delta
+                position += 1
+            position += 1
+            while body[position] >= 0x80:  # offset delta
+                position += 1
+            if body[position + 1] == 1:  # the varint of -1, a null key
                 raise BatchError(
                     Code.INVALID_RECORD, f"record {index} of the batch has no key, which a compacted topic needs"
                 )
-            if length < 0:
-                raise IndexError
             position = end
+        if position > len(body):
+            raise IndexError
     except IndexError:
         raise BatchError(Code.CORRUPT_MESSAGE, "the records do not fit their batch") from None
 

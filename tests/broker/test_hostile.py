@@ -19,6 +19,7 @@ from gokamsg.broker import registry
 from gokamsg.broker.decoding import MAX_ELEMENTS, DecodeError, Decoders
 from gokamsg.broker.listener import Listener
 from gokamsg.broker.runner import RunningBroker
+from gokamsg.broker.state import Broker
 from tests.broker.conftest import StartBroker
 from tests.broker.raw_client import RawClient, make_batch, produce_request
 from tests.broker.test_api_produce_fetch import create, fetch, fetch_request
@@ -308,3 +309,54 @@ def test_produce_decodes_what_it_is_sent() -> None:
             ("t", b"abc"),
             ("u", None),
         ]
+
+
+def test_compression_bombs_are_refused_where_keys_are_looked_at(broker: RunningBroker) -> None:
+    """A megabyte of gzip that unpacks to a gigabyte would hold up everybody."""
+    from gokamsg.broker.batch import HEADER_BYTES, read_header, seal
+    from gokamsg.broker.compression import GZIP, MAX_OUTPUT, compress
+
+    plain = make_batch([(b"k", b"v")])
+    header = read_header(plain)._replace(attributes=GZIP, record_count=1 << 20, last_offset_delta=(1 << 20) - 1)
+    bomb = seal(header, compress(GZIP, plain[HEADER_BYTES:] + bytes(MAX_OUTPUT)))
+    assert len(bomb) < 1_000_000
+    with RawClient(broker.address) as client:
+        create(client, "t", cleanup_policy="compact")
+        answer = client.produce("t", 0, bomb)
+        assert answer.error_code == 2
+        assert "larger than" in answer.error_message
+
+
+def test_records_of_no_length_do_not_hold_up_the_broker(broker: RunningBroker) -> None:
+    from gokamsg.broker.batch import read_header, seal
+
+    plain = make_batch([(b"k", b"v")])
+    header = read_header(plain)._replace(record_count=100_000, last_offset_delta=99_999)
+    with RawClient(broker.address) as client:
+        create(client, "t", cleanup_policy="compact")
+        for body in (bytes(900_000), b"\x01" * 900_000, b"\xff" * 900_000):
+            assert client.produce("t", 0, seal(header, body)).error_code == 2
+
+
+def test_made_up_record_counts_do_not_use_up_the_offsets(broker: RunningBroker) -> None:
+    """Offsets that ran over would be rows of the next partition."""
+    from gokamsg.broker.batch import HEADER_BYTES, read_header, seal
+    from gokamsg.broker.log import MAX_OFFSET
+
+    plain = make_batch([(b"k", b"v")])
+    header = read_header(plain)._replace(record_count=(1 << 31) - 1, last_offset_delta=(1 << 31) - 2)
+    with RawClient(broker.address) as client:
+        create(client, "t")
+        assert client.produce("t", 0, seal(header, plain[HEADER_BYTES:])).error_code == 87
+        assert client.produce("t", 0, seal(header._replace(attributes=1), plain[HEADER_BYTES:])).error_code == 87
+
+        def near_the_end(it: Broker) -> None:
+            log = it.log("t", 0)
+            assert log is not None
+            log.end_offset = MAX_OFFSET - 1
+
+        broker.call(near_the_end)
+        assert client.produce("t", 0, plain).base_offset == MAX_OFFSET - 1
+        full = client.produce("t", 0, plain)
+        assert (full.error_code, full.error_message) == (56, "partition t/0 has no offsets left")
+        assert client.produce("t", 1, plain).base_offset == 0

@@ -8,6 +8,7 @@ Unlike Kafka: leader epochs are always 0.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from kafka.protocol.consumer import ListOffsetsRequest, ListOffsetsResponse
@@ -80,18 +81,18 @@ async def _find(broker: Broker, log: PartitionLog, wanted: int, end_offset: int)
     start_offset = log.log_start_offset
     if wanted == MAX_TIMESTAMP:
         batch = await broker.reader.latest(log.number, start_offset, end_offset)
-        return None if batch is None else _at_or_last(batch, read_header(batch).max_timestamp)
+        return None if batch is None else await broker.reader.compute(partial(_newest, batch))
     while True:
         batch = await broker.reader.first_at(log.number, start_offset, end_offset, wanted)
         if batch is None:
             return None
-        found = records.first_at(batch, wanted, start_offset)
+        found = await broker.reader.compute(partial(records.first_at, batch, wanted, start_offset))
         if found is not None:
             return found
         # the record with the batch's largest timestamp is gone: compacted, or below the log's start
         start_offset = read_header(batch).last_offset + 1
 
 
-def _at_or_last(batch: bytes, timestamp: int) -> tuple[int, int]:
+def _newest(batch: bytes) -> tuple[int, int]:
     header = read_header(batch)
-    return records.first_at(batch, timestamp) or (header.last_offset, timestamp)
+    return records.first_at(batch, header.max_timestamp) or (header.last_offset, header.max_timestamp)
