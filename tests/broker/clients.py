@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import queue
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import aiokafka
@@ -53,33 +55,65 @@ class Producer(Protocol):
 
 
 class KafkaPythonConsumer:
-    def __init__(self, address: str, group: str, topic: str) -> None:
-        self.inner = kafka.KafkaConsumer(
+    """Polled on a thread of its own, with long polls.
+
+    kafka-python 3.0.12 loses a leader's join that completes between two polls (no assignment, no heartbeats, until the
+    session ends). Members that one thread polls in turn meet that nearly always: each one's join needs the other's.
+    """
+
+    def __init__(self, address: str, group: str, topic: str, instance_id: str | None = None) -> None:
+        self._tasks: queue.SimpleQueue[tuple[Callable[[Any], Any], Future[Any]]] = queue.SimpleQueue()
+        self._records: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._stopping = False
+        inner = kafka.KafkaConsumer(
             topic,
             bootstrap_servers=address,
             group_id=group,
+            group_instance_id=instance_id,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             isolation_level="read_committed",
             session_timeout_ms=6_000,
             heartbeat_interval_ms=300,
         )
+        self._thread = threading.Thread(target=self._run, args=(inner,), daemon=True)
+        self._thread.start()
+
+    def _run(self, inner: Any) -> None:
+        while not self._stopping:
+            for records in inner.poll(timeout_ms=1000).values():
+                for record in records:
+                    self._records.put((record.partition, record.value))
+            while not self._tasks.empty():
+                function, future = self._tasks.get()
+                try:
+                    future.set_result(function(inner))
+                except Exception as error:
+                    future.set_exception(error)
+        inner.close()
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """The function's result, called with the KafkaConsumer on its thread."""
+        future: Future[Any] = Future()
+        self._tasks.put((function, future))
+        return future.result(WAIT_S)
 
     def poll(self) -> list[tuple[int, bytes]]:
-        return [
-            (record.partition, record.value)
-            for records in self.inner.poll(timeout_ms=200).values()
-            for record in records
-        ]
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._records.get(timeout=0.05))
+        return found
 
     def assigned(self) -> set[int]:
-        return {partition.partition for partition in self.inner.assignment()}
+        return {partition.partition for partition in self.call(lambda inner: inner.assignment())}
 
     def commit(self) -> None:
-        self.inner.commit()
+        self.call(lambda inner: inner.commit())
 
     def close(self) -> None:
-        self.inner.close()
+        self._stopping = True
+        self._thread.join(WAIT_S)
 
 
 class KafkaPythonProducer:
@@ -95,7 +129,7 @@ class KafkaPythonProducer:
 
     def send_offsets(self, positions: list[Position], consumer: Any, group: str) -> None:
         offsets = {TopicPartition(topic, part): OffsetAndMetadata(offset, "", -1) for topic, part, offset in positions}
-        self.inner.send_offsets_to_transaction(offsets, consumer.inner.group_metadata())
+        self.inner.send_offsets_to_transaction(offsets, consumer.call(lambda inner: inner.group_metadata()))
 
     def commit(self) -> None:
         try:

@@ -7,8 +7,11 @@ import pytest
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.structs import TopicPartition
 
+from gokamsg.broker.group import State
 from gokamsg.broker.runner import RunningBroker
-from tests.broker.clients import CLIENTS, Consumer, FencedError, Producer
+from gokamsg.broker.state import Broker
+from tests.broker.clients import CLIENTS, ConfluentConsumer, Consumer, FencedError, KafkaPythonConsumer, Producer
+from tests.broker.wire_client import WireClient, batch, produce
 from tests.helpers import eventually
 
 PARTITIONS = 4
@@ -152,3 +155,67 @@ def test_a_producer_with_the_same_id_fences_the_first(join: Members, producing: 
     with pytest.raises(FencedError):
         first.commit()
     assert read(join("g"), 1) == {b"of the successor"}
+
+
+# ---- members that stay who they are
+
+
+def generation(broker: RunningBroker, group: str) -> int:
+    def of(it: Broker) -> int:
+        found = it.groups.get(group)
+        return 0 if found is None or found.state is not State.STABLE else found.generation
+
+    return broker.call(of)
+
+
+def static_member(address: str, instance_id: str) -> KafkaPythonConsumer:
+    return KafkaPythonConsumer(address, "g", "in", instance_id)
+
+
+def settled(*consumers: KafkaPythonConsumer) -> bool:
+    """Everybody has its share of the four partitions."""
+    shares = [consumer.assigned() for consumer in consumers]
+    return all(len(share) == PARTITIONS // len(shares) for share in shares)
+
+
+def test_a_static_member_that_restarts_has_its_partitions_back_without_a_rebalance(
+    broker: RunningBroker, address: str, topics: None
+) -> None:
+    with closing(static_member(address, "a")) as first:
+        second = static_member(address, "b")
+        eventually("both have two partitions", lambda: settled(first, second), timeout_s=20)
+        before, owned = generation(broker, "g"), second.assigned()
+        second.close()  # a static member does not leave
+        with closing(static_member(address, "b")) as again:
+            eventually("the second is back", lambda: settled(first, again), timeout_s=20)
+            assert again.assigned() == owned
+            assert generation(broker, "g") == before
+
+
+def test_members_go_on_over_a_restart_of_the_broker(start: Callable[..., RunningBroker]) -> None:
+    """With librdkafka: kafka-python leaves the sockets of refused connections unclosed, which is an error in tests."""
+    broker = start()
+    address = broker.address
+    with closing(KafkaAdminClient(bootstrap_servers=address)) as admin:
+        admin.create_topics([NewTopic("in", PARTITIONS, 1)])
+    with (
+        closing(ConfluentConsumer(address, "g", "in")) as first,
+        closing(ConfluentConsumer(address, "g", "in")) as second,
+    ):
+        seen: list[int] = []
+
+        def read_by_both() -> bool:
+            for consumer in (first, second):
+                seen.extend(partition for partition, _ in consumer.poll())
+            return len(first.assigned()) == len(second.assigned()) == PARTITIONS // 2
+
+        eventually("both have two partitions", read_by_both, timeout_s=20)
+        before = generation(broker, "g")
+        broker.stop()
+        broker = start(port=int(address.rpartition(":")[2]))
+        with WireClient(address) as client:
+            for partition in range(PARTITIONS):
+                assert produce(client, "in", partition, batch([b"after"])).error_code == 0
+        eventually("both read on", lambda: read_by_both() and sorted(seen) == list(range(PARTITIONS)), timeout_s=20)
+        first.commit()
+        assert generation(broker, "g") == before

@@ -29,7 +29,7 @@ async def join_group(broker: Broker, request: JoinGroupRequest, context: Request
             session_timeout_ms=request.session_timeout_ms,
             rebalance_timeout_ms=request.rebalance_timeout_ms if version >= 1 else request.session_timeout_ms,
             protocol_type=request.protocol_type,
-            protocols=[(protocol.name, bytes(protocol.metadata)) for protocol in request.protocols],
+            protocols=[(protocol.name, bytes(protocol.metadata or b"")) for protocol in request.protocols],
             needs_known_id=version >= 4,
             can_skip_assignment=version >= 9,
         ),

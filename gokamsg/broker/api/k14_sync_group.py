@@ -23,7 +23,7 @@ async def sync_group(broker: Broker, request: SyncGroupRequest, context: Request
         request.member_id,
         request.group_instance_id if version >= 3 else None,
         protocol=(request.protocol_type or "", request.protocol_name or "") if version >= 5 else (None, None),
-        assignments=[(entry.member_id, bytes(entry.assignment)) for entry in request.assignments],
+        assignments=[(entry.member_id, bytes(entry.assignment or b"")) for entry in request.assignments],
     )
     return SyncGroupResponse(
         version=version,
