@@ -153,12 +153,15 @@ class Settings:
         limits=(0, 65535),
         default_text="off",
     )
-    keep: int = setting(5, "collector: how many messages a feed keeps.", commands=("process",), limits=(1, 1000))
+    keep: int = setting(5, "collector: how many messages a feed keeps.", commands=("process", "up"), limits=(1, 1000))
     detect_messages: int = setting(
-        200, "detector: messages sent and received before a user is judged.", commands=("process",), limits=(1, None)
+        200,
+        "detector: messages sent and received before a user is judged.",
+        commands=("process", "up"),
+        limits=(1, None),
     )
     detect_share: float = setting(
-        0.5, "detector: share of sent messages from which a user is blocked.", commands=("process",), limits=(0, 1)
+        0.5, "detector: share of sent messages from which a user is blocked.", commands=("process", "up"), limits=(0, 1)
     )
 
     url: str = setting("http://127.0.0.1:8080", "Address of the HTTP service.", commands=("loadgen",), metavar="URL")
