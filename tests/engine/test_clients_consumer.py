@@ -328,6 +328,16 @@ def test_a_restarted_member_has_its_partitions_back_without_a_rebalance(
             assert not successor.will_rejoin()
 
 
+def test_a_join_that_ends_between_two_polls_is_not_repeated(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    """kafka-python joined anew then: with a slow group and short polls it never came to rest."""
+    with group_member(kafka_cluster, fresh_name("group"), topic) as consumer:
+        eventually("the join is under way", lambda: consumer.poll(0.001) == {} and consumer._coordinator._join_task)
+        eventually("it has ended", lambda: consumer._coordinator._join_task.is_done)
+        assert joined(consumer).membership.generation_id == 1
+
+
 def test_a_member_that_was_put_out_is_told_and_joins_again(
     kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
 ) -> None:

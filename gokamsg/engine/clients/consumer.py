@@ -10,6 +10,7 @@
 Owned by one thread. kafka-python's own thread sends heartbeats.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class GroupConsumer(BatchReader):
         self._instance_id = instance_id
         self._events: list[Event] = []
         self._fatal: IdentityError | None = None
+        self._finished_join: tuple[Any, Any, float] | None = None
         self._membership = Membership(group, -1, "", instance_id)
         super().__init__(
             config,
@@ -89,6 +91,7 @@ class GroupConsumer(BatchReader):
         )
         self._coordinator = self._consumer._coordinator
         self._watch_heartbeats()
+        self._keep_finished_joins()
         self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
         try:
             for topic in topics:  # joining before the partitions are known would rebalance twice
@@ -189,6 +192,24 @@ class GroupConsumer(BatchReader):
 
         self._coordinator._handle_heartbeat_response = watch
 
+    def _keep_finished_joins(self) -> None:
+        # kafka-python forgets a join that finishes between two polls and joins once more, which rebalances everybody.
+        coordinator = self._coordinator
+        join = coordinator._do_join_and_sync_async
+
+        async def join_or_take() -> Any:
+            finished, self._finished_join = self._finished_join, None
+            if finished is not None:
+                assignment, generation, at = finished
+                recent = (time.monotonic() - at) * 1000 < self._config.session_timeout_ms / 2
+                if recent and generation is coordinator._generation and coordinator.rebalance_in_progress():
+                    return assignment
+            assignment = await join()
+            self._finished_join = (assignment, coordinator._generation, time.monotonic())
+            return assignment
+
+        coordinator._do_join_and_sync_async = join_or_take
+
     def _fenced(self) -> IdentityError:
         self._fatal = IdentityError(
             f"another process uses this worker's identity {self._instance_id!r} in group {self._group!r}; "
@@ -205,6 +226,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pytho
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         consumer = self._consumer
+        consumer._finished_join = None
         for tp in assigned:
             consumer._subscription.pause(tp)
             consumer._subscription.assignment[tp].seek(0)

@@ -7,8 +7,8 @@ the sender, the transaction manager. Mended here:
 - a request to a coordinator that cannot be reached is dropped by the sender when waiting for the connection raises;
   our client answers False instead, which sends it again;
 - a batch that the broker finds too large is failed with its reason instead of being split behind our back;
-- a refused batch (too large, invalid time) made an idempotent producer useless for all that follow; now it takes a new
-  epoch, in which sequences begin anew.
+- a refused batch (too large, invalid time) made a producer useless for all that follow: its sequence numbers were never
+  seen by the broker. Now the next batch takes them.
 """
 
 import threading
@@ -33,6 +33,16 @@ _TOPIC_WAIT_S = 1.0
 _ANSWER_WAIT_S = 4.5
 _REQUEST_BYTES = 8 << 20  # of one produce request; above any batch
 _SEAMS = ("_accumulator", "_sender", "_transaction_manager", "_metadata", "_unregister_cleanup")
+
+
+_REFUSED = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidTimestampError,
+    kafka_errors.InvalidRecordError,
+    kafka_errors.PolicyViolationError,
+    kafka_errors.TopicAuthorizationFailedError,
+)
 
 
 class SentBatch:
@@ -112,6 +122,10 @@ class BatchSender:
     def _kind_of_error(self, error: Exception, batch: Any, log_start_offset: int = -1) -> Any:
         manager = self._producer._transaction_manager
         kind = self._classify(error, batch, log_start_offset=log_start_offset)
+        if isinstance(error, _REFUSED):
+            # Nothing of it was written, so its sequence numbers are the next batch's (one is under way at a time).
+            manager.set_sequence_number(batch.topic_partition, batch.base_sequence)
+            return kind if manager.is_transactional() else manager.ERROR_CLASS_RETRIABLE  # here: only this one fails
         if manager.is_transactional() or kind != manager.ERROR_CLASS_FATAL or type(error) in manager._FATAL_ERRORS:
             return kind
         return manager.ERROR_CLASS_NEEDS_EPOCH_BUMP
