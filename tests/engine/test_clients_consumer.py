@@ -332,10 +332,17 @@ def test_a_join_that_ends_between_two_polls_is_not_repeated(
     kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
 ) -> None:
     """kafka-python joined anew then: with a slow group and short polls it never came to rest."""
-    with group_member(kafka_cluster, fresh_name("group"), topic) as consumer:
-        eventually("the join is under way", lambda: consumer.poll(0.001) == {} and consumer._coordinator._join_task)
-        eventually("it has ended", lambda: consumer._coordinator._join_task.is_done)
-        assert joined(consumer).membership.generation_id == 1
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as first:
+        joined(first)
+        with group_member(kafka_cluster, group, topic, instance="two") as second:
+            waiting = eventually("the join waits", lambda: second.poll(0.01) == {} and second._coordinator._join_task)
+            eventually("the first is told", first.will_rejoin)
+            generation = assignment(first, lambda event: len(event.partitions) == 2).membership.generation_id
+            eventually("the join has ended", lambda: waiting.is_done)
+            assert waiting.succeeded()
+            assert joined(second).membership.generation_id == generation
+            assert not first.will_rejoin()
 
 
 def test_a_member_that_was_put_out_is_told_and_joins_again(
