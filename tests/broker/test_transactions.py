@@ -204,6 +204,23 @@ async def test_a_second_request_during_the_end_is_told_to_wait(tmp_path: Path) -
 
 
 @on_loop
+async def test_markers_offsets_and_state_end_in_one_write_unit(tmp_path: Path) -> None:
+    """In two, a kill between them would split the transaction: offsets without records, or an end that never comes."""
+    async with scene(tmp_path) as it:
+        producer = await begin(it, 0, 1)
+        await it.broker.transactions.add_group(ID, *producer, "g")
+        await send_offsets(it.broker.transactions, producer, 7)
+        store, units = it.broker.store, []
+        commit = store.commit
+        store.commit = lambda unit: units.append(unit) or commit(unit)  # type: ignore[method-assign]
+        assert await end(it, producer) is Code.NONE
+        await it.settled()
+        (unit,) = [unit for unit in units if not unit.empty]
+        assert len(unit.rows) == 2
+        assert it.broker.offsets.fetch("g", (TOPIC, 0)) == at(7)
+
+
+@on_loop
 async def test_what_never_began_cannot_end_and_strangers_have_no_transaction(tmp_path: Path) -> None:
     async with scene(tmp_path) as it:
         coordinator = it.broker.transactions
