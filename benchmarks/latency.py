@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.measure import cpu_s, print_table, quantile, rss_mb, tree
-from tests.helpers import Process, eventually, free_port, processes
+from tests.helpers import eventually, free_port, processes
 from tests.kafka_server import KafkaServer, kafka_libs
 
 ASK_EVERY_S = 0.004
@@ -113,19 +113,23 @@ def load(service: Service, name: str, rate: float, seconds: float) -> list[Pair]
     raise AssertionError
 
 
-def idle(workers: dict[str, Process], seconds: float) -> list[tuple[str, str, str]]:
-    """CPU share and memory of each process while nothing happens."""
-    pids = {name: tree(process.pid) for name, process in workers.items()}
-    before = {name: cpu_s(of) for name, of in pids.items()}
-    started = time.monotonic()
-    time.sleep(seconds)
-    passed = time.monotonic() - started
-    rows = []
-    for name, of in pids.items():
-        share = (cpu_s(of) - before[name]) / passed * 100
-        memory = ", ".join(f"{size:,.0f}" for size in rss_mb(of, peak=False))
-        rows.append((name, f"{share:.2f} %", memory))
-    return rows
+class Usage:
+    """CPU and memory of named processes, from one moment to another."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._trees = {name: tree(pid) for name, pid in pids.items()}
+        self._before = {name: cpu_s(each) for name, each in self._trees.items()}
+        self._started = time.monotonic()
+
+    def shares(self) -> dict[str, str]:
+        """Each one's share of a core since the start."""
+        passed = time.monotonic() - self._started
+        return {
+            name: f"{(cpu_s(each) - self._before[name]) / passed * 100:.1f} %" for name, each in self._trees.items()
+        }
+
+    def memory(self) -> dict[str, str]:
+        return {name: ", ".join(f"{mb:,.0f}" for mb in rss_mb(each, peak=False)) for name, each in self._trees.items()}
 
 
 def main() -> None:
@@ -150,9 +154,14 @@ def main() -> None:
             service = Service(port)
             eventually("the service is ready", service.ready, timeout_s=60, interval_s=0.1)
             load(service, "warm-up", options.rate, 3.0)
+            pids = {name: process.pid for name, process in workers.items()} | {"Kafka": kafka.pid}
+            usage = Usage(pids)
             pairs = load(service, "measured", options.rate, seconds)
+            working = usage.shares()
             time.sleep(3)
-            resting = idle(workers, idle_seconds)
+            usage = Usage(pids)
+            time.sleep(idle_seconds)
+            resting, memory = usage.shares(), usage.memory()
         finally:
             kafka.close()
     count = sum(len(pair.posted) for pair in pairs)
@@ -168,8 +177,10 @@ def main() -> None:
         ]
         rows.append((name, *(f"{quantile(values, share):,.1f}" for share in (0.5, 0.9, 0.99)), f"{max(values):,.1f}"))
     print_table(("", "p50", "p90", "p99", "highest"), rows)
-    print(f"\nidle over {idle_seconds:.0f} s (memory: each process of the command)\n")
-    print_table(("", "CPU of one core", "RSS MB"), resting)
+    print(f"\nCPU in shares of one core, idle over {idle_seconds:.0f} s; memory of each process of the command\n")
+    print_table(
+        ("", "at work", "idle", "RSS MB"), [(name, working[name], resting[name], memory[name]) for name in pids]
+    )
 
 
 if __name__ == "__main__":
