@@ -193,6 +193,8 @@ class BrokerServer:
                     log.stage_snapshot(unit)
             with contextlib.suppress(StoreError):
                 await broker.store.commit(unit)
+        broker.groups.close()
+        broker.transactions.close()
         broker.reader.close()
         await broker.store.close()
 
