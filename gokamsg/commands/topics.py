@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 @command("topics create", "Create the topics of the messaging service; those that exist stay as they are.")
 def create(settings: Settings) -> None:
     from gokamsg.engine import TopicManager
-    from gokamsg.messaging.topics import TopicSettings, all_topics, copartitioned, ensure
+    from gokamsg.messaging.topics import TopicSettings, all_topics, ensure
 
     wanted = TopicSettings(settings.partitions, settings.replication, settings.retention_ms)
     names = all_topics()
     with TopicManager(client_config(settings)) as manager:
         created = set(ensure(manager, names, wanted))
         found = manager.describe(names)
-        for together in copartitioned():
-            manager.check_copartitioned([name for name in together if name in found])
     for name in names:
         partitions = found[name].partitions
         outcome = "created" if name in created else "exists"
@@ -50,7 +48,7 @@ class TopicRow:
 @command("topics describe", "Show the topics of the messaging service, and check that they fit together.")
 def describe(settings: Settings) -> None:
     from gokamsg.engine import Admin
-    from gokamsg.messaging.topics import all_topics, copartitioned, mismatches
+    from gokamsg.messaging.topics import MENDING, all_topics, copartitioned, mismatches
 
     with Admin(client_config(settings)) as admin:
         rows = describe_all(admin, all_topics())
@@ -68,11 +66,7 @@ def describe(settings: Settings) -> None:
         if missing:
             console.note(f"not there yet: {', '.join(missing)} (gokamsg topics create)")
     if wrong := list(mismatches(found)):
-        raise TopicError(
-            f"topics that one role reads together differ in partitions: {'; '.join(wrong)}.\n"
-            "Delete those that are wrong (kafka-topics.sh --delete --topic NAME), "
-            "then create them again with 'gokamsg topics create'."
-        )
+        raise TopicError(f"topics that one role reads together differ in partitions: {'; '.join(wrong)}.\n{MENDING}")
 
 
 def describe_all(admin: "Admin", names: tuple[str, ...]) -> list[TopicRow]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gokamsg import console
-from gokamsg.errors import GokamsgError, IdentityError, OffsetsLostError, UsageError
+from gokamsg.errors import GokamsgError, IdentityError, OffsetsLostError, TopicError, UsageError
 
 from .restoring import Note, Restoring
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gokamsg.engine import Processor, ProcessorStatus
 
 STATUS_EVERY_S = 0.5
-FINAL = (UsageError, IdentityError, OffsetsLostError)
+FINAL = (UsageError, IdentityError, OffsetsLostError, TopicError)
 
 
 def main() -> None:

@@ -4,13 +4,18 @@ All of it follows from the roles' graphs. Topics are co-partitioned if one role 
 partition count of those that exist among its co-partitioned ones.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gokamsg.engine import GroupGraph, TopicManager
 from gokamsg.errors import TopicError
 
 from .roles import ROLES, RoleOptions
+
+MENDING = (
+    "Delete those that are wrong (kafka-topics.sh --delete --topic NAME), "
+    "then create them again with 'gokamsg topics create'."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +61,21 @@ def copartitioned() -> tuple[frozenset[str], ...]:
 
 
 def ensure(manager: TopicManager, names: Iterable[str], settings: TopicSettings | None = None) -> Iterator[str]:
-    """Creates those of `names` that are missing, and yields the names of those it created. Raises TopicError."""
+    """Creates those of `names` that are missing, and yields the names of those it created.
+
+    Raises TopicError, before anything is made, if topics that belong together with one of them do not match.
+    """
     settings = settings or TopicSettings()
+    wanted = tuple(dict.fromkeys(names))
     existing = manager.describe(all_topics())
-    for name in names:
+    counts = {name: topic.partitions for name, topic in existing.items()}
+    if wrong := list(mismatches(counts, wanted)):
+        raise TopicError(f"topics that one role reads together differ in partitions: {'; '.join(wrong)}.\n{MENDING}")
+    for name in wanted:
         if name in existing:
             continue
         together = next((topics for topics in copartitioned() if name in topics), frozenset())
-        counts = {existing[other].partitions for other in together if other in existing}
-        if len(counts) > 1:
-            found = ", ".join(f"{other} {existing[other].partitions}" for other in sorted(together & existing.keys()))
-            raise TopicError(
-                f"topic {name!r} cannot be made: topics that it must match differ in partitions ({found}); "
-                "delete the wrong one with: kafka-topics.sh --delete --topic NAME"
-            )
-        partitions = counts.pop() if counts else settings.partitions
+        partitions = next((counts[other] for other in together if other in counts), settings.partitions)
         if name in tables():
             manager.ensure_table(name, partitions, replication=settings.replication)
         else:
@@ -80,9 +85,9 @@ def ensure(manager: TopicManager, names: Iterable[str], settings: TopicSettings 
         yield name
 
 
-def mismatches(partitions: dict[str, int]) -> Iterator[str]:
-    """A sentence for each set of co-partitioned topics whose partition counts differ."""
+def mismatches(partitions: Mapping[str, int], names: Collection[str] = ()) -> Iterator[str]:
+    """A sentence for each set of co-partitioned topics whose partition counts differ; only sets with one of `names`."""
     for together in copartitioned():
         counts = {name: partitions[name] for name in sorted(together) if name in partitions}
-        if len(set(counts.values())) > 1:
+        if len(set(counts.values())) > 1 and (not names or together & set(names)):
             yield ", ".join(f"{name} has {count}" for name, count in counts.items())
