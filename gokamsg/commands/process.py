@@ -142,12 +142,9 @@ class Display:
         self._say_state(worker, status)
 
     def _say_state(self, worker: str, status: dict[str, Any]) -> None:
-        if status["notice"]:
-            text = str(status["notice"])
-        elif status["state"] == "running":
-            text = f"running, {partitions_text(status['partitions'])}, {status['guarantee']}"
-        else:
-            return
+        if status["notice"] or status["state"] != "running":
+            return  # why a worker waits, it logs itself
+        text = f"running, {partitions_text(status['partitions'])}, {status['guarantee']}"
         if self._said.get(worker) != text:
             self._said[worker] = text
             self._line(worker, text)
