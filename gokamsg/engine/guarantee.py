@@ -10,7 +10,7 @@ Owned by the worker's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gokamsg.engine.clients import (
@@ -19,7 +19,7 @@ from gokamsg.engine.clients import (
     Membership,
     TransactionalProducer,
 )
-from gokamsg.engine.records import BatchBuilder
+from gokamsg.engine.output import OpenBatch
 from gokamsg.errors import BrokerUnavailableError, FencedError, OutcomeUnknownError, TransactionAbortedError
 
 TopicPartition = tuple[str, int]
@@ -48,8 +48,8 @@ class Delivery(Protocol):
     def begin(self) -> None:
         """Open a transaction."""
 
-    def send(self, topic: str, partition: int, batch: BatchBuilder) -> None:
-        """Send a batch within the open transaction."""
+    def send(self, batches: Sequence[OpenBatch]) -> None:
+        """Send batches within the open transaction."""
 
     def commit(self, offsets: Mapping[TopicPartition, int], membership: Membership) -> Mapping[TopicPartition, int]:
         """Make everything durable. Returns the offset after the last record written, per partition written to.
@@ -84,10 +84,10 @@ class ExactlyOnce:
         except (TransactionAbortedError, *_UNKNOWN) as error:
             raise UnsettledError(str(error)) from error
 
-    def send(self, topic: str, partition: int, batch: BatchBuilder) -> None:
+    def send(self, batches: Sequence[OpenBatch]) -> None:
         """See Delivery."""
         try:
-            self._live().send(topic, partition, batch)
+            self._live().send_many(batches)
         except TransactionAbortedError as error:
             raise UncommittedError(str(error)) from error
         except _UNKNOWN as error:
@@ -145,10 +145,12 @@ class AtLeastOnce:
     def begin(self) -> None:
         """See Delivery: nothing to open."""
 
-    def send(self, topic: str, partition: int, batch: BatchBuilder) -> None:
+    def send(self, batches: Sequence[OpenBatch]) -> None:
         """See Delivery."""
         try:
-            self._live().send(topic, partition, batch)
+            producer = self._live()
+            for topic, partition, batch in batches:
+                producer.send(topic, partition, batch)
         except (TransactionAbortedError, *_UNKNOWN) as error:
             raise UnsettledError(str(error)) from error
 

@@ -14,7 +14,10 @@ from gokamsg.engine.hashing import Partitioner
 from gokamsg.engine.records import BatchBuilder
 
 Headers = Sequence[tuple[str, bytes | None]]
-Send = Callable[[str, int, BatchBuilder], None]
+OpenBatch = tuple[str, int, BatchBuilder]
+"""Topic, partition, records."""
+
+Send = Callable[[Sequence[OpenBatch]], object]
 
 LIMIT_BYTES = 768 << 10
 """A record that would take a batch over this goes into the next one; brokers take 1 MiB by default."""
@@ -42,16 +45,17 @@ class OutputTopic:
         if builder is None:
             builder = self._builders[partition] = BatchBuilder()
         elif builder.size + len(key) + (len(value) if value else 0) > LIMIT_BYTES or builder.size >= BATCH_BYTES:
-            self._outputs.send(self.topic, partition, builder)
+            self._outputs.send([(self.topic, partition, builder)])
             builder = self._builders[partition] = BatchBuilder()
         builder.append(key, value, self._outputs.now_ms, headers)
 
-    def flush(self, send: Send) -> None:
-        """Hand every open batch to `send`."""
-        for partition, builder in enumerate(self._builders):
-            if builder is not None:
-                self._builders[partition] = None
-                send(self.topic, partition, builder)
+    def take(self) -> list[OpenBatch]:
+        """Every open batch; they are open no longer."""
+        batches = [
+            (self.topic, number, builder) for number, builder in enumerate(self._builders) if builder is not None
+        ]
+        self._builders = [None] * self.partitions
+        return batches
 
     def discard(self) -> None:
         """Drop every open batch."""
@@ -88,9 +92,10 @@ class Outputs:
             self.records += 1
 
     def flush(self) -> None:
-        """Send every open batch."""
-        for topic in self._topics.values():
-            topic.flush(self.send)
+        """Send every open batch, all in one go."""
+        batches = [batch for topic in self._topics.values() for batch in topic.take()]
+        if batches:
+            self.send(batches)
 
     def discard(self) -> None:
         """Drop every open batch (abort)."""

@@ -1,6 +1,6 @@
 """What a callback may do, and what each misuse is told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -72,11 +72,12 @@ class Bench:
             lookup.hold(partition, table)
         return lookup
 
-    def _send(self, topic: str, partition: int, builder: BatchBuilder) -> None:
-        batch = RecordBatch.parse(bytes(builder.build()))
-        assert batch is not None
-        records: Records = batch.split()
-        self.sent.append((topic, partition, list(zip(records.keys, records.values, strict=True))))
+    def _send(self, batches: Sequence[tuple[str, int, BatchBuilder]]) -> None:
+        for topic, partition, builder in batches:
+            batch = RecordBatch.parse(bytes(builder.build()))
+            assert batch is not None
+            records: Records = batch.split()
+            self.sent.append((topic, partition, list(zip(records.keys, records.values, strict=True))))
 
 
 def bench(callback: Callable[[Context, Any], None], *edges: Any) -> Bench:
@@ -262,8 +263,9 @@ def test_headers_of_emits_and_of_table_writes_are_written() -> None:
 
     on = bench(emit, Output("out", String()), Persist(String()))
     batches: list[Records] = []
-    on.outputs.send = lambda topic, partition, builder: batches.append(
+    on.outputs.send = lambda open_batches: batches.extend(
         RecordBatch.parse(bytes(builder.build())).split()  # type: ignore[union-attr]
+        for _, _, builder in open_batches
     )
     on.handle(("k", b"v"))
     on.processor.write_changelog(on.outputs.topic("group-table"))
