@@ -67,7 +67,7 @@ class HttpServer:
             self._turn(1.0)
         wasyncore.dispatcher.close(self._server)
         deadline = time.monotonic() + DRAIN_S
-        while self._busy() and time.monotonic() < deadline:
+        while self.requests_under_way() and time.monotonic() < deadline:
             self._turn(0.1)
         self._server.task_dispatcher.shutdown()
         for channel in list(self._server.active_channels.values()):
@@ -77,8 +77,10 @@ class HttpServer:
     def _turn(self, timeout_s: float) -> None:
         wasyncore.loop(timeout=timeout_s, map=self._map, use_poll=True, count=1)
 
-    def _busy(self) -> bool:
-        return any(channel.requests or channel.total_outbufs_len for channel in self._server.active_channels.values())
+    def requests_under_way(self) -> int:
+        """How many connections have a request that is not answered in full. Any thread."""
+        channels = list(self._server.active_channels.values())
+        return sum(bool(channel.requests or channel.total_outbufs_len) for channel in channels)
 
 
 def is_loopback(listener: socket.socket) -> bool:

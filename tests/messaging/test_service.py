@@ -17,6 +17,7 @@ from gokamsg.errors import BrokerUnavailableError
 from gokamsg.messaging.messages import NAME_BYTES, Message
 from gokamsg.messaging.server import HttpServer, is_loopback, listen
 from gokamsg.messaging.service import BODY_BYTES, create_app
+from tests.helpers import eventually
 
 
 @dataclass
@@ -342,23 +343,37 @@ def test_odd_paths_come_through_the_server_as_sent(address: tuple[str, int], vie
 
 
 def test_a_stopping_server_answers_what_it_has_received(emitter: Emitted, view: Feeds) -> None:
+    """More requests than there are threads: some still wait for one when the server is told to stop."""
     emitter.gate = threading.Event()
     listener = listen("127.0.0.1", 0)
     host, port = listener.getsockname()
-    server = HttpServer(create_app(emitter, view), listener)
+    server = HttpServer(create_app(emitter, view), listener, threads=2)
     running = threading.Thread(target=server.run)
     running.start()
-    connection = http.client.HTTPConnection(host, port, timeout=10)
-    connection.request("POST", "/Bob/send", b'{"to":"Alice","content":"x"}')
-    idle = http.client.HTTPConnection(host, port, timeout=10)
-    idle.request("GET", "/-/health")
-    assert idle.getresponse().read() == b"ok\n"
+    waiting = [http.client.HTTPConnection(host, port, timeout=10) for _ in range(6)]
+    for connection in waiting:
+        connection.request("POST", "/Bob/send", b'{"to":"Alice","content":"x"}')
+    eventually("all are received", lambda: server.requests_under_way() == len(waiting))
     server.stop()
     emitter.gate.set()
-    assert connection.getresponse().status == 200
+    assert [connection.getresponse().status for connection in waiting] == [200] * len(waiting)
+    for connection in waiting:
+        connection.close()
     running.join(10)
-    connection.close()
-    idle.close()
     assert not running.is_alive()
     with pytest.raises(OSError, match="refused"):
         http.client.HTTPConnection(host, port, timeout=2).connect()
+
+
+def test_a_stopping_server_does_not_wait_for_idle_connections(emitter: Emitted, view: Feeds) -> None:
+    listener = listen("127.0.0.1", 0)
+    server = HttpServer(create_app(emitter, view), listener)
+    running = threading.Thread(target=server.run)
+    running.start()
+    idle = http.client.HTTPConnection(*listener.getsockname(), timeout=10)
+    idle.request("GET", "/-/health")
+    assert idle.getresponse().read() == b"ok\n"
+    server.stop()
+    running.join(5)
+    assert not running.is_alive()
+    idle.close()
