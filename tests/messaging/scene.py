@@ -1,5 +1,6 @@
 """A role's graph on the engine's own partition processor, without a broker: one partition, tables in memory."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from gokamsg.engine.codec import Codec
@@ -7,7 +8,7 @@ from gokamsg.engine.context import Context, Deferral
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.hashing import Partitioner
 from gokamsg.engine.lookup import LookupTable
-from gokamsg.engine.output import Outputs
+from gokamsg.engine.output import OpenBatch, Outputs
 from gokamsg.engine.partition_processor import BadRecord, Pace, PartitionProcessor, Source
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.records import BatchBuilder, parse_batches
@@ -98,8 +99,8 @@ class Scene:
                 ]
         return found
 
-    def _send(self, topic: str, partition: int, builder: BatchBuilder) -> None:
-        self._sent.append((topic, bytes(builder.build())))
+    def _send(self, batches: Sequence[OpenBatch]) -> None:
+        self._sent += [(topic, bytes(builder.build())) for topic, _, builder in batches]
 
     def _bad(self, record: BadRecord) -> None:
         raise AssertionError(str(record)) from record.error
