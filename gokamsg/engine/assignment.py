@@ -69,7 +69,7 @@ class Assignment:
         self._build = build
         self._assigned: set[TopicPartition] = set()
         self._membership: Membership | None = None
-        self._undecided = False
+        self._undecided = True
         self._restoring: dict[int, dict[TopicPartition, int]] = {}
         self._lookups_open = False
         self._processors: dict[int, PartitionProcessor] = {}
@@ -81,8 +81,8 @@ class Assignment:
 
     @property
     def settled(self) -> bool:
-        """True when every assigned partition is running."""
-        return not self._undecided and not self._restoring
+        """True when the group has assigned partitions, perhaps none, and every one of them is running."""
+        return not self._undecided and not self._restoring and self._membership is not None
 
     def assign(self, partitions: Collection[TopicPartition], membership: Membership) -> None:
         """These are the worker's partitions now; nothing runs until step() has brought it up again."""
@@ -93,11 +93,17 @@ class Assignment:
         self._assigned = set(partitions)
         self._membership = membership
         self._undecided = bool(self._assigned)
+        self._restoring = {}
 
     def reload(self) -> None:
         """Bring the present partitions up again, after an outcome that was unknown."""
         self.suspend()
         self._undecided = bool(self._assigned)
+
+    def revoke(self) -> None:
+        """The group is taking its partitions back; the next assignment decides."""
+        self.suspend()
+        self._membership = None
 
     def suspend(self) -> None:
         """Stop handling every partition; tables stay open and joins go on following."""
@@ -115,8 +121,8 @@ class Assignment:
         """Do what can be done now. Raises OffsetsLostError, StateError, BrokerUnavailableError."""
         if not self._lookups_open:
             self._open_lookups()
-        if self._undecided:
-            self._decide()
+        if self._undecided and self._membership is not None:
+            self._decide(self._membership)
         if self._restoring:
             self._resume_restored()
 
@@ -134,7 +140,7 @@ class Assignment:
                 self.reader.add(table, ends[topic, partition], follow=True, changed=lookup.changed)
         self._lookups_open = True
 
-    def _decide(self) -> None:
+    def _decide(self, membership: Membership) -> None:
         inputs = self._clients.inputs
         assigned = sorted(self._assigned)
         try:
@@ -144,7 +150,7 @@ class Assignment:
         partitions = sorted({partition for _, partition in assigned})
         own_ends = self._own_ends(partitions)
         try:
-            positions = self._positions(assigned, committed, own_ends)
+            positions = self._positions(assigned, committed, own_ends, membership)
         except TransactionAbortedError:
             return  # the group is rebalancing again; the next assignment decides
         for partition in partitions:
@@ -168,6 +174,7 @@ class Assignment:
         assigned: list[TopicPartition],
         committed: Mapping[TopicPartition, int | None],
         own_ends: Mapping[int, int],
+        membership: Membership,
     ) -> dict[TopicPartition, int]:
         inputs = self._clients.inputs
         starts = inputs.beginning_offsets(assigned)
@@ -187,9 +194,9 @@ class Assignment:
             for topic, partition in assigned
         }
         first = {tp: offset for tp, offset in positions.items() if committed.get(tp) != offset}
-        if first and self._membership is not None:
+        if first:
             # From now on a missing offset means a lost one.
-            inputs.commit(first, self._membership)
+            inputs.commit(first, membership)
             for topic, partition in first:
                 self._marks.add(topic, self._topic_ids[topic], partition)
         return positions

@@ -80,8 +80,7 @@ class Processor:
                 stack.callback(parts.worker.abandon)
                 while not self._stopping.is_set():
                     parts.worker.turn()
-                    settled = parts.assignment.settled and parts.assignment.membership is not None
-                    self._signal.set(ProcessorState.RUNNING if settled else ProcessorState.SETUP)
+                    self._signal.set(ProcessorState.RUNNING if parts.assignment.settled else ProcessorState.SETUP)
                     self._report()
                 self._signal.set(ProcessorState.STOPPING)
                 self._report()

@@ -137,7 +137,7 @@ class Worker:
             if isinstance(event, Assigned):
                 self._assignment.assign(event.partitions, event.membership)
             else:
-                self._assignment.suspend()
+                self._assignment.revoke()
         if not settled:
             raise UnsettledError("the group was rebalanced while the transaction could not be aborted")
 

@@ -1,5 +1,6 @@
 """Processors on a real cluster: what callbacks do is there once, whole, and in order, over restarts and rebalances."""
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from gokamsg.engine.codec import Int64, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, Loop, Output, Persist, define_group
 from gokamsg.engine.options import ProcessorOptions
-from gokamsg.errors import OffsetsLostError, ProcessingError, TopicError, UsageError
+from gokamsg.errors import IdentityError, OffsetsLostError, ProcessingError, TopicError, UsageError
 from tests.engine.kafka_scene import PARTITIONS, Scene
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster
@@ -207,6 +208,25 @@ def test_offsets_that_were_deleted_are_not_guessed_at(
         scene.produce(source, [("k", "x")])
         running.caught_up(1)
     assert scene.table(f"{group}-table") == {"k": b"6"}
+
+
+def test_of_two_workers_with_one_identity_one_stops_and_says_why(
+    scene: Scene, topic: Any, fresh_name: Fresh, tmp_path: Path
+) -> None:
+    source, group = topic("in"), fresh_name("group")
+    graph = counting(group, source)
+    scene.produce(source, [(f"k{i % 8}", "x") for i in range(80)])
+    with scene.running(graph) as first:
+        first.caught_up(80)
+        shutil.copytree(scene.state_dir, tmp_path / "copy")
+        with scene.running(graph, state_dir=tmp_path / "copy") as second:
+            error = first.failed()
+            second.wait_at_work()
+            scene.produce(source, [(f"k{i % 8}", "x") for i in range(80)])
+            second.caught_up(80)
+    assert isinstance(error, IdentityError)
+    assert "another process uses this worker's identity" in str(error)
+    assert scene.table(f"{group}-table") == {f"k{i}": b"20" for i in range(8)}
 
 
 def test_a_record_that_takes_too_long_is_named(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
