@@ -15,7 +15,17 @@ from urllib.parse import quote
 import pytest
 from kafka import KafkaProducer, TopicPartition
 
-from tests.helpers import Completed, Process, Processes, eventually, free_port, run_gokamsg, slowness
+from tests.helpers import (
+    Completed,
+    Process,
+    Processes,
+    eventually,
+    free_port,
+    gokamsg_argv,
+    gokamsg_env,
+    run_gokamsg,
+    slowness,
+)
 from tests.kafka_server import KafkaCluster, KafkaServer
 from tests.system import fold
 from tests.system.messaging import ROLES, Load, Messaging, pause
@@ -211,6 +221,24 @@ def test_a_state_directory_that_cannot_be_made_is_said(messaging: Messaging) -> 
         assert done.returncode == 1, str(done)
         assert "Traceback" not in done.stderr, str(done)
         assert str(blocked) in done.stderr, str(done)
+
+
+def test_a_disk_that_takes_no_more_is_said_and_nothing_is_lost(messaging: Messaging) -> None:
+    """The limit of a file's size stands for the full disk; without it, the same command goes on where it stopped."""
+    argv = ["bash", "-c", 'ulimit -f 128; exec "$@"', "bash", *gokamsg_argv("process", "--role", "collector")]
+    env = gokamsg_env(messaging.env)
+    limited = messaging.started.add(Process(argv, messaging.started.log_dir, name="limited", env=env))
+    messaging.running(limited, "collector")
+    messaging.serve("--direct")
+    for number in range(300):
+        messaging.post("Bob", f"user {number}", f"{number} " + "x" * 5_000)
+    _ends_refused(limited, 1, str(messaging.directory / "state"), timeout_s=120)
+    again = messaging.role("collector")
+    messaging.running(again, "collector")
+    messaging.drained("collector")
+    received = messaging.read("message_received")
+    assert len(received) == 300
+    assert messaging.table("collector-table") == fold.feeds(received)
 
 
 def test_a_copied_state_directory_is_noticed(messaging: Messaging) -> None:

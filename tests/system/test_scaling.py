@@ -36,9 +36,10 @@ def test_a_second_filter_and_collector_come_and_go(messaging: Messaging, seed: i
         messaging.running(process, role, timeout_s=60)
     messaging.serve()
     with Load(messaging, chatter(seed), rate=120) as load:
-        for _ in range(TIMES):
+        for number in range(TIMES):
             for role in rng.sample(("filter", "collector"), 2):
-                second = messaging.role(role, state=f"other-{rng.random()}")
+                # Beside the first one on its host (another slot of one state directory), or on another host.
+                second = messaging.role(role, state=rng.choice((None, f"host-{number}")))
                 _wait_for_both(first[role], second, role)
                 pause(seconds=rng.uniform(0.2, 1.5))
                 assert second.terminate() == 0, second.tail()
