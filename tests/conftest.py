@@ -1,18 +1,20 @@
 """Fixtures and options for the whole suite.
 
-kafka_cluster   one Apache Kafka for the session (or the one at --kafka): `.address`, `.admin()`, `.create_topics()`
+kafka_cluster   a cluster for the session: `.address`, `.admin()`, `.create_topics()`
 kafka_address   its address
 clean_cluster   the same cluster without the messaging service's topics and groups: for tests that use those names
-own_cluster     an Apache Kafka of the test's own, to be stopped, killed and started again
-start_kafka     starts further ones, with settings of their own
+own_cluster     a cluster of the test's own, to be stopped, killed and started again
+start_kafka     starts Apache Kafkas with settings of their own
 fresh_name      names that no other test uses, for topics and groups
 run             starts `gokamsg` processes that end with the test
 seed            the test's random seed: --seed, or a new one; it is printed
 
-A test that uses one of the clusters gets the marker `kafka`. Without Java or Maven such tests skip with the reason, or
-fail where --require-kafka was given.
+A test that uses one of the first four runs twice: on the embedded broker, which needs nothing but Python, and on an
+Apache Kafka (or, once, on what --kafka or --broker name). What runs on Apache Kafka has the marker `kafka`; without
+Java or Maven it is skipped with the reason, or fails where --require-kafka was given.
 """
 
+import contextlib
 import random
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -20,25 +22,40 @@ from pathlib import Path
 
 import pytest
 
+from tests.embedded_server import EmbeddedServer
 from tests.helpers import Processes, processes, say, unavailable
 from tests.kafka_server import KafkaCluster, KafkaServer, KafkaUnavailableError, kafka_libs
 
 StartKafka = Callable[..., KafkaServer]
+OwnServer = EmbeddedServer | KafkaServer
 
-_CLUSTER_FIXTURES = {"kafka_cluster", "kafka_address", "clean_cluster", "own_cluster", "start_kafka"}
+BROKERS = ("embedded", "apache")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gokamsg")
     group.addoption("--kafka", metavar="HOST:PORT", help="use this Kafka; the service's own topics there are deleted")
+    group.addoption("--broker", choices=BROKERS, help="run the tests of both brokers on this one only")
     group.addoption("--require-kafka", action="store_true", help="fail where Java, Maven or Go are missing")
     group.addoption("--slow", action="store_true", help="run the long tier too (tests marked slow)")
     group.addoption("--seed", type=int, help="the seed of the random tests, to repeat a failure")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "broker_kind" in metafunc.fixturenames:
+        if metafunc.config.getoption("--kafka"):
+            kinds: tuple[str, ...] = ("apache",)
+        else:
+            chosen = metafunc.config.getoption("--broker")
+            kinds = (chosen,) if chosen else BROKERS
+        metafunc.parametrize("broker_kind", kinds, scope="session", indirect=True)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if _CLUSTER_FIXTURES & set(getattr(item, "fixturenames", ())):
+        callspec = getattr(item, "callspec", None)
+        kind = callspec.params.get("broker_kind") if callspec is not None else None
+        if kind == "apache" or {"start_kafka", "apache_cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="a long tier: needs --slow"))
@@ -54,16 +71,49 @@ def libs(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kafka_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    if given := request.config.getoption("--kafka"):
-        yield KafkaCluster(given)
-        return
-    server = KafkaServer(tmp_path_factory.mktemp("kafka"), request.getfixturevalue("libs"))
-    server.start()
+def broker_kind(request: pytest.FixtureRequest) -> str:
+    """Which of BROKERS the test runs on."""
+    return str(request.param)
+
+
+def _server(request: pytest.FixtureRequest, kind: str, directory: Path) -> OwnServer:
+    if kind == "embedded":
+        return EmbeddedServer(directory)
+    return KafkaServer(directory, request.getfixturevalue("libs"))
+
+
+@contextlib.contextmanager
+def _started(server: OwnServer) -> Iterator[OwnServer]:
     try:
+        server.start()
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def apache_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """An Apache Kafka, or what --kafka names."""
+    if given := request.config.getoption("--kafka"):
+        yield KafkaCluster(given)
+        return
+    with _started(_server(request, "apache", tmp_path_factory.mktemp("apache"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embedded_cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaCluster]:
+    """The embedded broker in a process of its own."""
+    with _started(_server(request, "embedded", tmp_path_factory.mktemp("embedded"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster(request: pytest.FixtureRequest, broker_kind: str) -> KafkaCluster:
+    cluster: KafkaCluster = request.getfixturevalue(f"{broker_kind}_cluster")
+    return cluster
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +144,11 @@ def start_kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
-def own_cluster(start_kafka: StartKafka) -> KafkaServer:
-    return start_kafka()
+def own_cluster(
+    request: pytest.FixtureRequest, broker_kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OwnServer]:
+    with _started(_server(request, broker_kind, tmp_path_factory.mktemp(f"own-{broker_kind}"))) as server:
+        yield server
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ OTHER_BYTES = SUBSCRIPTION[:-1] + b"\3abc"  # the same with user data
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of each broker in turn."""
     if request.param == "kafka":
-        yield request.getfixturevalue("kafka_cluster").address
+        yield request.getfixturevalue("apache_cluster").address
         return
     with running_broker(data_dir=Path(tmp_path_factory.mktemp("contract"))) as broker:
         yield broker.address

@@ -52,7 +52,7 @@ def test_a_topic_that_does_not_fit_is_refused_with_a_way_out(manager: TopicManag
     with pytest.raises(TopicError, match="gokamsg topics create"):
         manager.partitions(fresh_name("missing"))
     with pytest.raises(TopicError, match="cannot be created"):
-        manager.ensure_stream(fresh_name("many"), replication=5)
+        manager.ensure_stream(fresh_name("odd"), config={"cleanup.policy": "often"})
     with pytest.raises(UsageError, match="0 partitions"):
         manager.ensure_stream(name, 0)
 
