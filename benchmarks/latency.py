@@ -4,7 +4,8 @@
 
 Three writers post to a reader each, on schedule and in order. A message's latency runs from the start of its POST to
 the end of the first GET of the reader's feed that shows it or a later one. One feed is asked every 4 ms, each reader's
-so every 12 ms: the figures are late by about 6 ms, and the service answers 250 GETs a second beside its work.
+so every 12 ms: the figures are late by about 6 ms, and the service answers 250 GETs a second beside its work. A
+minute of the same load goes before: until its code is compiled, a fresh Kafka needs twice the CPU.
 Afterwards the idle processes' CPU and memory are taken. Needs Java and Maven (or GOKAMSG_KAFKA_LIBS), and Linux.
 """
 
@@ -136,10 +137,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--warm-up", type=float, default=60.0, help="a fresh JVM is slow; seconds of load before")
     parser.add_argument("--idle-seconds", type=float, default=20.0)
     parser.add_argument("--quick", action="store_true", help="5 seconds each: a check, not a measurement")
     options = parser.parse_args()
-    seconds, idle_seconds = (5.0, 5.0) if options.quick else (options.seconds, options.idle_seconds)
+    seconds, idle_seconds, warm_up_s = options.seconds, options.idle_seconds, options.warm_up
+    if options.quick:
+        seconds, idle_seconds, warm_up_s = 5.0, 5.0, 5.0
     with TemporaryDirectory() as directory, processes(Path(directory, "logs")) as started:
         kafka = KafkaServer(Path(directory, "kafka"), kafka_libs(), jvm=["-Xmx512m"])
         kafka.start()
@@ -153,7 +157,7 @@ def main() -> None:
             workers["serve"] = started.gokamsg("serve", "--port", str(port), *common, name="serve")
             service = Service(port)
             eventually("the service is ready", service.ready, timeout_s=60, interval_s=0.1)
-            load(service, "warm-up", options.rate, 3.0)
+            load(service, "warm-up", options.rate, warm_up_s)
             pids = {name: process.pid for name, process in workers.items()} | {"Kafka": kafka.pid}
             usage = Usage(pids)
             pairs = load(service, "measured", options.rate, seconds)
