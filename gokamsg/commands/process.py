@@ -1,7 +1,6 @@
 """process: runs roles, each worker a process of its own, and shows what they do."""
 
 import json
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from gokamsg.supervisor import ChildSpec, Supervisor, SupervisorOptions
 
 from .kafka import client_config, make_topics
 from .registration import command
+from .stopping import stop_on_signals
 
 
 @command("process", "Run one or several roles: collector, blocker, filter, translator, detector, or all of them.")
@@ -66,21 +66,6 @@ def worker_specs(settings: Settings) -> list[ChildSpec]:
             name = role if settings.workers == 1 else f"{role}/{number}"
             specs.append(ChildSpec(name, argv, greeting=json.dumps({**common, "role": role}).encode() + b"\n"))
     return specs
-
-
-def stop_on_signals(supervisor: Supervisor) -> None:
-    """The first SIGINT or SIGTERM stops, the second one kills."""
-    seen = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal seen
-        if seen:
-            supervisor.kill()
-        seen = True
-        supervisor.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from gokamsg.up import Listener, Up
 from .broker import BROKER_DATA
 from .process import partitions_text, worker_specs
 from .registration import command
+from .stopping import stop_on_signals
 
 TABLES_DATA = "tables"
 PANEL_EVERY_S = 0.5
@@ -137,21 +137,6 @@ def in_use(folder: Path) -> bool:
     except OSError:
         return False  # there is no lock, or no right to it: deleting says what is wrong
     return False
-
-
-def stop_on_signals(everything: Up) -> None:
-    """The first SIGINT or SIGTERM stops, the second one kills."""
-    seen = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal seen
-        if seen:
-            everything.kill()
-        seen = True
-        everything.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
 
 
 class Display:

@@ -10,8 +10,9 @@ Owned by the worker's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
 
 from gokamsg.engine.clients import (
     GroupConsumer,
@@ -68,49 +69,23 @@ class Delivery(Protocol):
         """Free the producer."""
 
 
-class ExactlyOnce:
-    """One Kafka transaction for emits, loop messages, table writes and input offsets (KIP-447)."""
+class _Producer(Protocol):
+    def partition_count(self, topic: str) -> int: ...
+    def close(self, timeout_s: float) -> None: ...
 
-    name = "exactly-once"
 
-    def __init__(self, connect: Callable[[], TransactionalProducer]) -> None:
+P = TypeVar("P", bound=_Producer)
+
+
+class _Connected(Generic[P]):
+    """A producer that is made anew when an outcome has to be settled."""
+
+    def __init__(self, connect: Callable[[], P]) -> None:
         self._connect = connect
-        self._producer: TransactionalProducer | None = None
-
-    def begin(self) -> None:
-        """See Delivery."""
-        try:
-            self._live().begin()
-        except (TransactionAbortedError, *_UNKNOWN) as error:
-            raise UnsettledError(str(error)) from error
-
-    def send(self, batches: Sequence[OpenBatch]) -> None:
-        """See Delivery."""
-        try:
-            self._live().send_many(batches)
-        except TransactionAbortedError as error:
-            raise UncommittedError(str(error)) from error
-        except _UNKNOWN as error:
-            raise UnsettledError(str(error)) from error
-
-    def commit(self, offsets: Mapping[TopicPartition, int], membership: Membership) -> Mapping[TopicPartition, int]:
-        """See Delivery."""
-        try:
-            return self._live().commit(offsets, membership, COMMIT_TIMEOUT_S)
-        except TransactionAbortedError as error:
-            raise UncommittedError(str(error)) from error
-        except _UNKNOWN as error:
-            raise UnsettledError(str(error)) from error
-
-    def abort(self) -> None:
-        """See Delivery."""
-        try:
-            self._live().abort(COMMIT_TIMEOUT_S)
-        except (TransactionAbortedError, *_UNKNOWN) as error:
-            raise UnsettledError(str(error)) from error
+        self._producer: P | None = None
 
     def recover(self) -> None:
-        """See Delivery: the same transactional id in a new producer fences and settles whatever the old one left."""
+        """See Delivery."""
         if self._producer is not None:
             old, self._producer = self._producer, None
             old.close(0.0)
@@ -126,21 +101,56 @@ class ExactlyOnce:
             self._producer.close(1.0)
             self._producer = None
 
-    def _live(self) -> TransactionalProducer:
+    def _live(self) -> P:
         if self._producer is None:
             raise UnsettledError("the producer is not connected")
         return self._producer
 
 
-class AtLeastOnce:
-    """Everything acknowledged first, then the offsets: after a crash in between, records are handled again."""
+class ExactlyOnce(_Connected[TransactionalProducer]):
+    """One Kafka transaction for emits, loop messages, table writes and input offsets (KIP-447).
+
+    To recover, the same transactional id in a new producer fences and settles whatever the old one left.
+    """
+
+    name = "exactly-once"
+
+    def begin(self) -> None:
+        """See Delivery."""
+        try:
+            self._live().begin()
+        except (TransactionAbortedError, *_UNKNOWN) as error:
+            raise UnsettledError(str(error)) from error
+
+    def send(self, batches: Sequence[OpenBatch]) -> None:
+        """See Delivery."""
+        with _told():
+            self._live().send_many(batches)
+
+    def commit(self, offsets: Mapping[TopicPartition, int], membership: Membership) -> Mapping[TopicPartition, int]:
+        """See Delivery."""
+        with _told():
+            return self._live().commit(offsets, membership, COMMIT_TIMEOUT_S)
+
+    def abort(self) -> None:
+        """See Delivery."""
+        try:
+            self._live().abort(COMMIT_TIMEOUT_S)
+        except (TransactionAbortedError, *_UNKNOWN) as error:
+            raise UnsettledError(str(error)) from error
+
+
+class AtLeastOnce(_Connected[IdempotentProducer]):
+    """Everything acknowledged first, then the offsets: after a crash in between, records are handled again.
+
+    Part of a failed transaction may be visible already, so its outcome is never known: the tables are read again.
+    """
 
     name = "at-least-once"
 
     def __init__(self, connect: Callable[[], IdempotentProducer], consumer: GroupConsumer) -> None:
-        self._connect = connect
+        super().__init__(connect)
         self._consumer = consumer
-        self._producer: IdempotentProducer | None = None
 
     def begin(self) -> None:
         """See Delivery: nothing to open."""
@@ -160,32 +170,20 @@ class AtLeastOnce:
             ends = self._live().flush(COMMIT_TIMEOUT_S)
             self._consumer.commit(offsets, membership)
         except (TransactionAbortedError, *_UNKNOWN) as error:
-            # Part of it may be visible already: the tables have to be read again.
             raise UnsettledError(str(error)) from error
         return ends
 
     def abort(self) -> None:
-        """See Delivery: what was sent cannot be taken back, so the tables have to be read again."""
+        """See Delivery."""
         raise UnsettledError("records sent at least once cannot be taken back")
 
-    def recover(self) -> None:
-        """See Delivery."""
-        if self._producer is not None:
-            old, self._producer = self._producer, None
-            old.close(0.0)
-        self._producer = self._connect()
 
-    def partition_count(self, topic: str) -> int:
-        """See Delivery."""
-        return self._live().partition_count(topic)
-
-    def close(self) -> None:
-        """See Delivery."""
-        if self._producer is not None:
-            self._producer.close(1.0)
-            self._producer = None
-
-    def _live(self) -> IdempotentProducer:
-        if self._producer is None:
-            raise UnsettledError("the producer is not connected")
-        return self._producer
+@contextmanager
+def _told() -> Iterator[None]:
+    """A producer's errors in the words of this module."""
+    try:
+        yield
+    except TransactionAbortedError as error:
+        raise UncommittedError(str(error)) from error
+    except _UNKNOWN as error:
+        raise UnsettledError(str(error)) from error
