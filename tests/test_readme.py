@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import gokamsg
+from gokamsg.broker.registry import render_apis
 from gokamsg.config import SETTINGS, render_settings
 from tests.helpers import Process, Processes, eventually, free_port, gokamsg_env, run_gokamsg
 from tests.kafka_server import KafkaCluster
@@ -183,6 +184,10 @@ def test_the_tutorial_does_what_it_shows(clean_cluster: KafkaCluster, run: Proce
 
 def test_the_settings_table_is_the_table_of_settings() -> None:
     assert render_settings() in _text()
+
+
+def test_the_table_of_apis_is_what_the_broker_answers_to() -> None:
+    assert render_apis() in _text()
 
 
 def test_every_named_environment_variable_is_a_setting() -> None:

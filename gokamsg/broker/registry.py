@@ -82,3 +82,9 @@ def load() -> Mapping[int, Api]:
 def registered() -> Iterable[Api]:
     """The rows that load() has brought in, in the order of keys."""
     return [row for _, row in sorted(_table.items())]
+
+
+def render_apis() -> str:
+    """The table of APIs in Markdown, as the README shows it."""
+    rows = [f"| {row.key} | {row.name} | {row.min_version}-{row.max_version} |" for row in load().values()]
+    return "\n".join(["| key | API | versions |", "|---|---|---|", *rows]) + "\n"
