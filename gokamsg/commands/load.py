@@ -28,12 +28,15 @@ def loadgen(settings: Settings) -> None:
         signal.signal(number, lambda number, frame: generator.stop())
     bars = console.Bars()
     label = f"sending {source} to {settings.url}"
-    console.note(label)
+    if not settings.json:
+        console.note(label)
     progress = None
     try:
         for progress in generator.run():
             rate = min(settings.rate, progress.rate or settings.rate)
             left = "" if count is None else f"  {console.duration_text((count - progress.done) / rate)}"
+            if settings.json:
+                continue  # whoever reads that waits for the result
             bars.update("sending", progress.done, count, f"{console.count_text(progress.rate)}/s{left}")
     finally:
         bars.close()

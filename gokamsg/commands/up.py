@@ -151,6 +151,7 @@ class Display:
         self._url: str | None = None
         self._ready = False
         self._news: list[str] = []
+        self._blocks: list[str] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._live: console.Live | None = None
@@ -253,7 +254,7 @@ class Display:
                 with self._lock:
                     lines = panel(
                         dict(sorted(self._statuses.items())),
-                        self._news[-5:],
+                        [*self._news, *self._blocks],
                         width=self._live.width,
                         url=self._url or "",
                         uptime_s=self._elapsed(),
@@ -267,9 +268,8 @@ class Display:
             if record.value is None:
                 continue
             if record.topic == BLOCK_USER:
-                self._news.append(
-                    console.visible(f"{record.key} is {'unblocked' if record.value.unblock else 'blocked'}")
-                )
+                outcome = "unblocked" if record.value.unblock else "blocked"
+                self._blocks = [console.visible(f"{record.key} is {outcome}")]
             else:
                 message = record.value
                 self._news.append(console.visible(f"{message.sender} to {message.recipient}: {message.content}"))
