@@ -7,8 +7,9 @@ another instance):
 2. message_received holds the filter's fold of message_sent: nothing lost, nothing twice, each sender's order kept.
 3. Feeds, counters and blocks are the folds of their inputs; nothing was counted twice or forgotten.
 4. The detector's block events for a user who only sends are exactly those his messages cause.
-5. A killed role works again within 2 s of its restart on the same host (median), and within 15 s elsewhere; on a busy
-   machine as many times longer as the command itself takes longer to start there.
+5. A killed role works again within 2 s of its restart on the same host (median of five), and within 15 s elsewhere; on
+   a busy machine as many times longer as the command itself takes longer to start there. With all roles and a load on
+   the same cores it may take 6 s.
 """
 
 import random
@@ -27,6 +28,7 @@ from tests.system.traffic import DETECTED_FROM, DETECTION, SPAMMER, chatter
 from tests.system.writers import Drip
 
 RESTART_WITHIN_S = 2.0
+CROWDED_RESTART_WITHIN_S = 6.0
 TAKEOVER_WITHIN_S = 15.0
 TAKEOVER_WITH_DEFAULTS_S = 25.0
 
@@ -94,7 +96,28 @@ def test_every_role_is_killed_and_restarted_under_load(messaging: Messaging, see
     median = statistics.median(taken for taken, _ in seconds)
     say(f"median {median:.2f} s, {load.count} messages, a machine {slow:.1f} times slower than an idle one")
     _account(messaging, load.ledger)
-    assert median <= RESTART_WITHIN_S * slow, f"median {median:.2f} s of {sorted(seconds)}"
+    assert median <= CROWDED_RESTART_WITHIN_S * slow, f"median {median:.2f} s of {sorted(seconds)}"
+
+
+@pytest.mark.parametrize("role", ["filter", "collector", "detector"])
+def test_a_killed_role_works_again_within_two_seconds(messaging: Messaging, seed: int, role: str) -> None:
+    """The role and the service alone, so that what is measured is its way back and not the others' work."""
+    rng = random.Random(seed)
+    worker = messaging.role(role)
+    messaging.running(worker, role, timeout_s=60)
+    messaging.serve(*(("--direct",) if role == "collector" else ()))
+    seconds = []
+    with Load(messaging, chatter(seed), rate=30) as load:
+        for _ in range(5):
+            pause(seconds=rng.uniform(0.2, 1.0))
+            worker.kill9()
+            worker = messaging.role(role)
+            seconds.append(_commits_again(messaging, role, every_partition=False, timeout_s=30))
+        slow = slowness()
+        load.stop()
+    figures = f"{', '.join(f'{each:.2f}' for each in seconds)} s; {slow:.1f} times slower than an idle machine"
+    say(f"{role}: back at work after {figures}")
+    assert statistics.median(seconds) <= RESTART_WITHIN_S * slow, figures
 
 
 @pytest.mark.parametrize("role", ["filter", "collector", "detector"])
