@@ -23,7 +23,8 @@ def loadgen(settings: Settings) -> None:
     from gokamsg.messaging.loadgen import LoadGenerator
 
     messages, count, source = traffic(settings)
-    generator = LoadGenerator(settings.url, messages, rate=settings.rate, count=settings.count)
+    replay = settings.file is not None
+    generator = LoadGenerator(settings.url, messages, rate=settings.rate, count=settings.count, in_order=replay)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: generator.stop())
     bars = console.Bars()

@@ -3,7 +3,8 @@
 1. talk() is pure: the same random source says the same. With probability `spam` Bob sends "spam!"; else one of five
    people says one of three things. Nobody writes to themselves.
 2. LoadGenerator sends messages at a rate over kept connections, as many as the rate needs (64 at most). Every message
-   is sent once: no answer is counted as such, and not tried again.
+   is sent once: no answer is counted as such, and not tried again. `in_order` sends each person's messages one after
+   the other, as a replayed file has them; else several of one person may be under way at a time.
 3. What it holds in memory does not grow with the number of messages.
 
 Threads: run() belongs to one thread and starts the senders; stop() may be called from any thread or signal handler.
@@ -16,6 +17,7 @@ import random
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
@@ -33,6 +35,8 @@ SPAMMER = "Bob"
 CONNECTIONS = 64
 IDLE_S = 20.0
 ANSWER_TIMEOUT_S = 30.0
+HELD_BACK = 10_000
+"""Messages that may wait for an earlier one of the same person."""
 
 
 def talk(source: random.Random, spam: float = 0.3) -> Iterator[Message]:
@@ -102,7 +106,15 @@ class Progress:
 class LoadGenerator:
     """Sends messages to the service at `url` at `rate` a second."""
 
-    def __init__(self, url: str, messages: Iterator[Message], *, rate: float, count: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        messages: Iterator[Message],
+        *,
+        rate: float,
+        count: int | None = None,
+        in_order: bool = False,
+    ) -> None:
         parts = urlsplit(url)
         try:
             port = parts.port
@@ -117,11 +129,15 @@ class LoadGenerator:
         self._messages = messages
         self._rate = rate
         self._count = count
+        self._in_order = in_order
+        # Who has a message under way, and what waits behind it.
+        self._behind: dict[str, deque[Message]] = {}
+        self._held_back = 0
         self._due: queue.Queue[Message | None] = queue.Queue(maxsize=CONNECTIONS)
         self._senders: list[threading.Thread] = []
         self._idle = 0
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._progress = Progress()
 
     def stop(self) -> None:
@@ -173,6 +189,8 @@ class LoadGenerator:
             ) from error
 
     def _hand_out(self, message: Message) -> None:
+        if self._in_order and not self._is_next(message):
+            return
         with self._lock:
             needed = self._idle <= self._due.qsize() and len(self._senders) < CONNECTIONS
         if needed:
@@ -181,15 +199,42 @@ class LoadGenerator:
             sender.start()
         self._due.put(message)
 
+    def _is_next(self, message: Message) -> bool:
+        """Whether it can be sent now; else it goes out behind the earlier ones of the same person."""
+        with self._lock:
+            behind = self._behind.get(message.sender)
+            if behind is None:
+                self._behind[message.sender] = deque()
+                return True
+            behind.append(message)
+            self._held_back += 1
+            self._lock.wait_for(lambda: self._held_back < HELD_BACK or self._stopping.is_set(), ANSWER_TIMEOUT_S)
+        return False
+
+    def _following(self, message: Message) -> Message | None:
+        """What waits behind a message that is answered."""
+        if not self._in_order:
+            return None
+        with self._lock:
+            behind = self._behind[message.sender]
+            if not behind or self._stopping.is_set():
+                del self._behind[message.sender]
+                return None
+            self._held_back -= 1
+            self._lock.notify()
+            return behind.popleft()
+
     def _send_all(self) -> None:
         connection = self._connect()
         last_used = time.monotonic()
+        message: Message | None = None
         while True:
-            with self._lock:
-                self._idle += 1
-            message = self._due.get()
-            with self._lock:
-                self._idle -= 1
+            if message is None:
+                with self._lock:
+                    self._idle += 1
+                message = self._due.get()
+                with self._lock:
+                    self._idle -= 1
             if message is None:
                 connection.close()
                 return
@@ -207,6 +252,7 @@ class LoadGenerator:
                 failure = f"no answer ({str(error) or type(error).__name__})"
             last_used = time.monotonic()
             self._note(last_used - started, failure, answered)
+            message = self._following(message)
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
