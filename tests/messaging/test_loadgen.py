@@ -11,6 +11,7 @@ import pytest
 
 from gokamsg.engine import RecordPosition
 from gokamsg.errors import GokamsgError, UsageError
+from gokamsg.messaging import loadgen
 from gokamsg.messaging.loadgen import PEOPLE, SAYINGS, Latencies, LoadGenerator, read_messages, talk
 from gokamsg.messaging.messages import Message
 from gokamsg.messaging.server import HttpServer, listen
@@ -85,6 +86,20 @@ def test_the_rate_is_kept_though_answers_are_slow(service: Service) -> None:
     *_, progress = LoadGenerator(service.url, talk(random.Random(1)), rate=100, count=100).run()
     assert progress.accepted == 100
     assert 0.9 < time.monotonic() - started < 5
+
+
+def test_a_replay_keeps_each_senders_order_and_leaves_nothing_behind(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One person's messages went out of order; then, in order, those that waited at the end were given up."""
+    monkeypatch.setattr(loadgen, "ANSWER_TIMEOUT_S", 1.0)
+    service.delay_s = 0.02
+    messages = [Message("Bob" if number % 10 else "Eve", "Alice", str(number)) for number in range(120)]
+    *_, progress = LoadGenerator(service.url, iter(messages), rate=10_000, in_order=True).run()
+    assert (progress.accepted, progress.refused, progress.unanswered) == (120, 0, 0)
+    for sender in ("Bob", "Eve"):
+        sent = [message.content for message in service.messages if message.sender == sender]
+        assert sent == [message.content for message in messages if message.sender == sender]
 
 
 def test_it_ends_when_told_to(service: Service) -> None:
