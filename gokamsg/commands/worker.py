@@ -49,14 +49,16 @@ def run(instructions: dict[str, Any]) -> None:
     from gokamsg.messaging.roles import ROLES, RoleOptions
 
     config = ClientConfig(instructions["brokers"], properties=instructions["properties"])
+    role = ROLES[instructions["role"]]
     options = ProcessorOptions(
         state_dir=Path(instructions["state_dir"]),
         guarantee=instructions["guarantee"],
         on_error=instructions["on_error"],
         start=instructions["start"],
         transaction_timeout_ms=instructions["transaction_timeout_ms"],
+        commit_interval_s=role.commit_interval_s,
     )
-    graph = ROLES[instructions["role"]].build(RoleOptions(**instructions["role_options"]))
+    graph = role.build(RoleOptions(**instructions["role_options"]))
     note = Note(options.state_dir, graph.group)
     processor = Processor(config, graph, options, on_status=Reporter(note))
     stop_when_told(processor)

@@ -29,6 +29,7 @@ class ProcessorOptions:
     on_error: OnError = "stop"
     start: Start | None = None
     transaction_timeout_ms: int = 10_000
+    commit_interval_s: float = 0.0  # at least this long from the begin of one transaction to the next: gathers input
     commit_age_s: float = 0.5  # an open transaction is cut between two records at this age
     commit_bytes: int = 8 << 20  # or at this many bytes of input
     max_message_bytes: int = 1_000_000  # Kafka's default max.message.bytes is 1,048,588, batch header included

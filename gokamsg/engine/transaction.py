@@ -44,7 +44,7 @@ class Transaction:
         self._options = options
         self._counters = counters
         self._membership: Membership | None = None
-        self._began = 0.0
+        self._began = float("-inf")
         self._bytes = 0
         self._records = 0
         self._progress: dict[TopicPartition, int] = {}
@@ -58,6 +58,11 @@ class Transaction:
     def is_large(self) -> bool:
         """Whether it should be committed between two batches."""
         return self._bytes >= self._options.commit_bytes
+
+    @property
+    def rest_s(self) -> float:
+        """How long the next one should not begin yet."""
+        return 0.0 if self.is_open else max(0.0, self._began + self._options.commit_interval_s - monotonic())
 
     @property
     def progress(self) -> Mapping[TopicPartition, int]:

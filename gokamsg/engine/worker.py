@@ -94,6 +94,8 @@ class Worker:
             self._settle()
         if self._transaction.is_open and self._inputs.will_rejoin():
             self._transaction.commit(self._assignment)
+        if rest_s := self._transaction.rest_s:
+            time.sleep(min(rest_s, IDLE_WAIT_S))
         batches = self._inputs.poll(self._wait_s())
         self._watch_connection()
         self._follow_membership()
@@ -105,7 +107,7 @@ class Worker:
             reader.poll(0.05 if reader.restoring else 0.0)
         if batches:
             self._handle(batches)
-        else:
+        if not self._inputs.arrived():  # drained; what comes during the commit makes the next transaction
             self._transaction.commit(self._assignment)
         self._flush_tables()
 

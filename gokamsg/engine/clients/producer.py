@@ -12,7 +12,6 @@ TransactionalProducer, one owner thread:
 IdempotentProducer: any thread may send; flush() tells what was not written.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from kafka import errors as kafka_errors
 from kafka.producer.transaction_manager import TransactionState
 from kafka.structs import ConsumerGroupMetadata
 
+from gokamsg.engine.clients.committing import Commit, RefusedError
 from gokamsg.engine.clients.config import ClientConfig
 from gokamsg.engine.clients.consumer import Membership
 from gokamsg.engine.clients.reader import TopicPart
@@ -38,6 +38,7 @@ _FENCED = (
 
 
 _DELIVERY_TIMEOUT_MS = 120_000  # commit() has its own deadline, and the broker the transaction's
+_LOOK_EVERY_S = 0.05  # a fatal state of the library ends no step
 
 
 class TransactionalProducer:
@@ -102,22 +103,19 @@ class TransactionalProducer:
         Returns the offset after the last record written, per partition (the marker that follows takes one more);
         a partition is left out when a retry hid where its records lie.
         """
+        add_offsets = self._offsets(offsets, membership)
+        wrote = bool(self._sent) or add_offsets is not None
+        commit = Commit(self._sent, add_offsets, lambda: self._end(wrote))
+        self._sender.drive(commit.advance)
         deadline = time.monotonic() + timeout_s
-        with self._explained("commit", TransactionAbortedError):
-            accepted = self._send_offsets(offsets, membership)
-            written = self._acknowledged(deadline)
-            if accepted is not None and not accepted.wait(deadline, self._manager):
-                raise TransactionAbortedError(f"{self._name}: the offsets were not accepted within {timeout_s:g} s")
-            self._check_unbroken(bool(self._sent) or accepted is not None)
-            result = self._manager.begin_commit()
-        with self._explained("commit", OutcomeUnknownError):
-            self._wake()
-            if not result.wait(_left_ms(deadline)):
-                raise OutcomeUnknownError(f"{self._name}: the commit was not answered within {timeout_s:g} s")
-            if self._now() != self._identity or self._manager._current_state != TransactionState.READY:
-                raise OutcomeUnknownError(f"{self._name}: the producer was replaced while it committed")
-        self._sent = []
-        return written
+        while not commit.done.wait(_LOOK_EVERY_S):
+            if time.monotonic() > deadline or self._manager.has_fatal_error():
+                commit.give_up()
+                break
+        with self._explained("commit", OutcomeUnknownError if commit.asked else TransactionAbortedError):
+            self._judge(commit, timeout_s)
+        sent, self._sent = self._sent, []
+        return _ends(sent)
 
     def abort(self, timeout_s: float = 10.0) -> None:
         """Ends the open transaction without a trace. FencedError or OutcomeUnknownError: make a new producer."""
@@ -153,7 +151,7 @@ class TransactionalProducer:
     def _wake(self) -> None:
         self._sender._producer._sender.wakeup()
 
-    def _send_offsets(self, offsets: Mapping[TopicPart, int], membership: Membership | None) -> "_Offsets | None":
+    def _offsets(self, offsets: Mapping[TopicPart, int], membership: Membership | None) -> Callable[[], Any] | None:
         if not offsets or membership is None:
             return None
         group = ConsumerGroupMetadata(
@@ -163,28 +161,9 @@ class TransactionalProducer:
             group_instance_id=membership.instance_id,
         )
         wanted = {TopicPartition(*part): OffsetAndMetadata(offset, "", -1) for part, offset in offsets.items()}
-        accepted = _Offsets(lambda: self._manager.send_offsets_to_transaction(wanted, group))
-        self._sender.after_sending(accepted.send)
-        return accepted
+        return lambda: self._manager.send_offsets_to_transaction(wanted, group)
 
-    def _acknowledged(self, deadline: float) -> dict[TopicPart, int]:
-        written: dict[TopicPart, int] = {}
-        unknown: set[TopicPart] = set()
-        for sent in self._sent:
-            where = f"{sent.count} records for {sent.topic!r} partition {sent.partition}"
-            if not sent.wait(deadline - time.monotonic()):
-                raise TransactionAbortedError(f"{self._name}: {where} were not acknowledged in time")
-            error = sent.error()
-            if error is not None:
-                kind = FencedError if isinstance(error, _FENCED) else TransactionAbortedError
-                raise kind(f"{self._name}: {where} were refused: {error or type(error).__name__}") from error
-            part = (sent.topic, sent.partition)
-            if sent.base_offset() < 0:
-                unknown.add(part)
-            written[part] = sent.base_offset() + sent.count
-        return {part: offset for part, offset in written.items() if part not in unknown}
-
-    def _check_unbroken(self, wrote: bool) -> None:
+    def _end(self, wrote: bool) -> Any:
         # Asked to commit a transaction that it does not consider open, the library answers success and does nothing.
         manager = self._manager
         with manager._lock:
@@ -192,6 +171,24 @@ class TransactionalProducer:
                 raise TransactionAbortedError(f"{self._name}: the broker ended it ({manager.last_error})")
             if wrote and not manager._transaction_started:
                 raise TransactionAbortedError(f"{self._name}: the broker does not know it")
+            return manager.begin_commit()
+
+    def _judge(self, commit: Commit, timeout_s: float) -> None:
+        failure = commit.failure
+        if isinstance(failure, RefusedError):
+            cause = failure.__cause__
+            kind = FencedError if isinstance(cause, _FENCED) else TransactionAbortedError
+            raise kind(f"{self._name}: {failure} were refused: {cause or type(cause).__name__}") from cause
+        if failure is not None:
+            raise failure
+        if not commit.done.is_set():
+            if (error := self._manager.last_error) is not None and self._manager.has_fatal_error():
+                raise error
+            if commit.asked:
+                raise OutcomeUnknownError(f"{self._name}: the commit was not answered within {timeout_s:g} s")
+            raise TransactionAbortedError(f"{self._name}: {commit.missing()} within {timeout_s:g} s")
+        if self._now() != self._identity or self._manager._current_state != TransactionState.READY:
+            raise OutcomeUnknownError(f"{self._name}: the producer was replaced while it committed")
 
     @contextmanager
     def _explained(self, what: str, otherwise: Callable[[str], Exception]) -> Iterator[None]:
@@ -247,29 +244,15 @@ class IdempotentProducer:
         self._sender.shut(timeout_s)
 
 
-class _Offsets:
-    """Offsets on their way into the transaction: enqueued by the sender's thread, awaited by the owner."""
-
-    def __init__(self, enqueue: Callable[[], Any]) -> None:
-        self._enqueue = enqueue
-        self._enqueued = threading.Event()
-        self._result: Any = None
-        self._error: Exception | None = None
-
-    def send(self) -> None:
-        try:
-            self._result = self._enqueue()
-        except Exception as error:  # raised again where it is waited for
-            self._error = error
-        self._enqueued.set()
-
-    def wait(self, deadline: float, manager: Any) -> bool:
-        while not self._enqueued.wait(0.05):
-            if time.monotonic() > deadline or manager.has_fatal_error():
-                return False
-        if self._error is not None:
-            raise self._error
-        return bool(self._result.wait(_left_ms(deadline)))
+def _ends(sent: Sequence[SentBatch]) -> dict[TopicPart, int]:
+    written: dict[TopicPart, int] = {}
+    unknown: set[TopicPart] = set()
+    for batch in sent:
+        part = (batch.topic, batch.partition)
+        if batch.base_offset() < 0:
+            unknown.add(part)
+        written[part] = batch.base_offset() + batch.count
+    return {part: offset for part, offset in written.items() if part not in unknown}
 
 
 def _no_epoch_bump() -> bool:

@@ -74,6 +74,13 @@ class BatchReader:
             raise self._lost({tp: self._where(tp) for tp in error.divergent_offsets}) from error
         return {(tp.topic, tp.partition): batches for tp, batches in polled.items()}
 
+    def arrived(self) -> bool:
+        """Whether a poll would find something without waiting."""
+        fetcher = self._fetcher
+        return bool(
+            fetcher._completed_fetches or fetcher._next_partition_records or fetcher._next_in_line_exception_metadata
+        )
+
     def position(self, topic: str, partition: int) -> int:
         """The next offset after the batches handed out; it passes over markers and aborted data."""
         return self._where(TopicPartition(topic, partition))

@@ -13,7 +13,6 @@ the sender, the transaction manager. Mended here:
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +54,9 @@ class SentBatch:
         self.partition = partition
         self.count = count
         self._batch = batch
+
+    def __str__(self) -> str:
+        return f"{self.count} records for {self.topic!r} partition {self.partition}"
 
     @property
     def done(self) -> bool:
@@ -109,14 +111,15 @@ class BatchSender:
         self._producer._sender._can_split = _never_split
         self._classify = self._producer._transaction_manager.classify_batch_error
         self._producer._transaction_manager.classify_batch_error = self._kind_of_error
-        self._after_sending: deque[Callable[[], None]] = deque()
+        self._driven: Callable[[], bool] | None = None
         self._send_data = self._producer._sender._send_producer_data
-        self._producer._sender._send_producer_data = self._send_then_run
+        self._producer._sender._send_producer_data = self._send_then_advance
 
-    def after_sending(self, action: Callable[[], None]) -> None:
-        """Runs the action on the sender's thread once it has sent what it can; so that a request to a coordinator
-        overtakes nothing, and travels while the brokers still write."""
-        self._after_sending.append(action)
+    def drive(self, advance: Callable[[], bool]) -> None:
+        """From now on the sender's thread calls `advance` whenever it has sent what it can and no request to a
+        coordinator is under way: a step taken there overtakes no batch, and nobody has to be woken between two steps.
+        `advance` tells whether it took a step."""
+        self._driven = advance
         self._producer._sender.wakeup()
 
     def _kind_of_error(self, error: Exception, batch: Any, log_start_offset: int = -1) -> Any:
@@ -130,13 +133,9 @@ class BatchSender:
             return kind
         return manager.ERROR_CLASS_NEEDS_EPOCH_BUMP
 
-    def _send_then_run(self, now: float | None = None) -> float:
+    def _send_then_advance(self, now: float | None = None) -> float:
         timeout_ms = float(self._send_data(now))
-        if not self._after_sending:
-            return timeout_ms
-        while self._after_sending:
-            self._after_sending.popleft()()
-        return 0.0
+        return 0.0 if self._driven is not None and self._driven() else timeout_ms
 
     def partition_count(self, topic: str) -> int:
         """How many partitions the topic has; TopicError when it does not exist."""

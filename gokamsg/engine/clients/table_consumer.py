@@ -40,7 +40,7 @@ class TableConsumer(BatchReader):
             time.sleep(max(0.0, timeout_s))
             return {}
         now = time.monotonic()
-        if timeout_s <= 0 and now - self._looked_at < _IDLE_POLL_S and not self._arrived():
+        if timeout_s <= 0 and now - self._looked_at < _IDLE_POLL_S and not self.arrived():
             return {}
         self._looked_at = now
         with connecting(self._config):
@@ -48,9 +48,3 @@ class TableConsumer(BatchReader):
 
     def log_start(self, topic: str, partition: int) -> int:
         return self.beginning_offsets([(topic, partition)])[topic, partition]
-
-    def _arrived(self) -> bool:
-        fetcher = self._fetcher
-        return bool(
-            fetcher._completed_fetches or fetcher._next_partition_records or fetcher._next_in_line_exception_metadata
-        )
