@@ -2,13 +2,14 @@
 
 A Python process with the engine in it takes half a second of CPU to start; `gokamsg up` needs six of them. So it
 imports once, forks blanks while it still has a single thread, and gives each its command when it is wanted. A blank
-shares its parent's memory until it writes to it. Where there is no blank left, or the platform does not fork well, an
-ordinary process is started instead: the caller cannot tell the difference.
+shares its parent's memory until it writes to it. Where no blank is left, one is forked if the process has a single
+thread then; else, or where the platform does not fork well, an ordinary process is started: the caller cannot tell
+the difference.
 
 A blank waits on its standard input for one JSON line, the command line to run (always `python -m MODULE ARGUMENT…`);
 what follows is the child's own standard input.
 
-Threads: raise_blanks() before the process has a second one; spawn() from any.
+Threads: prepare() before the process has a second one; spawn() from any.
 """
 
 from __future__ import annotations
@@ -87,21 +88,23 @@ class Nursery:
 
     def __init__(self) -> None:
         self._blanks: list[_Forked] = []
+        self._prepared = False
 
-    def raise_blanks(self, count: int, modules: Sequence[str]) -> None:
-        """Import `modules` and fork `count` blanks; does nothing where that is not safe."""
-        if sys.platform != "linux" or threading.active_count() != 1:
+    def prepare(self, modules: Sequence[str], *, blanks: int) -> None:
+        """Import `modules` and fork so many blanks; does nothing where that is not safe."""
+        if not _may_fork():
             return
         for module in modules:
             importlib.import_module(module)
         gc.collect()
         gc.freeze()  # what was imported stays shared: the collector does not touch it any more
-        for _ in range(count):
+        self._prepared = True
+        for _ in range(blanks):
             self._blanks.append(self._fork())
 
     def spawn(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
         """A child that runs `argv`: a blank if one is left and it can, else a new process."""
-        if self._blanks and environment is None and list(argv[:2]) == [sys.executable, "-m"]:
+        if environment is None and list(argv[:2]) == [sys.executable, "-m"] and self._has_blank():
             blank = self._blanks.pop(0)
             assert blank.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -125,6 +128,11 @@ class Nursery:
                     stream.close()
             blank.wait()
 
+    def _has_blank(self) -> bool:
+        if not self._blanks and self._prepared and _may_fork():
+            self._blanks.append(self._fork())
+        return bool(self._blanks)
+
     def _fork(self) -> _Forked:
         pipes = [os.pipe() for _ in range(3)]
         sys.stdout.flush()
@@ -141,8 +149,15 @@ class Nursery:
         return _Forked(pid, pipes[0][1], pipes[1][0], pipes[2][0])
 
 
+def _may_fork() -> bool:
+    # A lock that another thread holds would stay locked in the child for ever.
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
 def _live(standard: Sequence[int]) -> int:
     """A blank's life: wait for a command, run it; returns the exit code."""
+    # Ctrl-C reaches the whole terminal's group, but is for the parent, which then ends its children.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for number, end in enumerate(standard):
         os.dup2(end, number)
     # What the parent has open is not ours: a sibling's input held open here would never end for the sibling.

@@ -27,7 +27,7 @@ from typing import IO, Any
 from .errors import GokamsgError
 from .nursery import Nursery, Process
 
-PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+PAUSES_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True, slots=True)

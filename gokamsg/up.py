@@ -67,7 +67,7 @@ class Up:
         thread = None
         if self._broker is not None:
             self._broker.launch()
-        self._nursery.raise_blanks(self._children, self._modules)  # while the broker starts, and before any thread
+        self._nursery.prepare(self._modules, blanks=self._children)  # while the broker starts, and before any thread
         if self._broker is not None:
             thread = threading.Thread(target=self._run_broker, args=(self._broker,), name="broker-supervisor")
             thread.start()

@@ -13,7 +13,7 @@ import pytest
 import gokamsg
 
 MODULE = """
-import json, os, sys, time
+import json, os, signal, sys, time
 
 def main():
     line = sys.stdin.readline()
@@ -24,6 +24,8 @@ def main():
         sys.stdin.read()
     if "fail" in sys.argv:
         sys.exit(7)
+    if "interrupted" in sys.argv:
+        os.kill(os.getpid(), signal.SIGINT)
     if "raise" in sys.argv:
         raise ValueError("broken")
 
@@ -36,10 +38,12 @@ import json, os, sys, threading
 from gokamsg.nursery import Nursery
 
 nursery = Nursery()
-nursery.raise_blanks(2, ["imported_before"])
+nursery.prepare(["imported_before"], blanks=2)
 blanks = {blank.pid for blank in nursery._blanks}
 seen = []
 for argument in sys.argv[1:]:
+    if argument == "threaded":
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
     child = nursery.spawn([sys.executable, "-m", "part_of_it", argument])
     child.stdin.write(b"greeting\\n")
     child.stdin.flush()
@@ -99,11 +103,22 @@ def test_a_blank_becomes_the_child_that_is_asked_for(tmp_path: Path) -> None:
     assert found["left"] == []
 
 
-def test_without_a_blank_an_ordinary_process_is_started(tmp_path: Path) -> None:
+def test_when_no_blank_is_left_another_is_forked(tmp_path: Path) -> None:
     seen = raised(tmp_path, "one", "two", "three")["seen"]
     assert [child["blank"] for child in seen] == [True, True, False]
-    assert [child["loaded"] for child in seen] == [True, True, False]
+    assert [child["loaded"] for child in seen] == [True, True, True]
     assert [child["input"] for child in seen] == ["greeting"] * 3
+
+
+def test_with_a_second_thread_an_ordinary_process_is_started(tmp_path: Path) -> None:
+    seen = raised(tmp_path, "one", "two", "threaded")["seen"]
+    assert [child["loaded"] for child in seen] == [True, True, False]
+    assert seen[2]["input"] == "greeting"
+
+
+def test_the_interrupt_of_the_terminal_is_left_to_the_parent(tmp_path: Path) -> None:
+    (child,) = raised(tmp_path, "interrupted")["seen"]
+    assert (child["code"], child["error"]) == (0, "to standard error\n")
 
 
 def test_exit_codes_and_errors_come_through(tmp_path: Path) -> None:
@@ -123,7 +138,7 @@ def test_a_process_with_threads_raises_no_blanks(tmp_path: Path) -> None:
     code = (
         "import threading; from gokamsg.nursery import Nursery\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "nursery = Nursery(); nursery.raise_blanks(2, ['json']); print(len(nursery._blanks))"
+        "nursery = Nursery(); nursery.prepare(['json'], blanks=2); print(len(nursery._blanks))"
     )
     root = str(Path(gokamsg.__file__).parent.parent)
     done = subprocess.run(

@@ -3,33 +3,45 @@
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 from gokamsg import console
 from gokamsg.config import Settings, load_client_properties
+from gokamsg.nursery import Nursery
 from gokamsg.supervisor import ChildSpec, Supervisor, SupervisorOptions
 
 from .kafka import client_config, make_topics
 from .registration import command
 from .stopping import stop_on_signals
 
+MODULES = ("gokamsg.engine", "gokamsg.messaging.roles", "gokamsg.commands.worker")
+"""What every worker imports."""
+
 
 @command("process", "Run one or several roles: collector, blocker, filter, translator, detector, or all of them.")
 def process(settings: Settings) -> None:
     from gokamsg.messaging.topics import topics_of
 
-    config = client_config(settings)
-    make_topics(config, [topic for role in settings.roles for topic in topics_of(role)])
+    specs = worker_specs(settings)
+    with closing(Nursery()) as nursery:
+        nursery.prepare(MODULES, blanks=len(specs))  # before any client has a thread
+        make_topics(client_config(settings), [topic for role in settings.roles for topic in topics_of(role)])
+        run_workers(settings, specs, nursery)
+
+
+def run_workers(settings: Settings, specs: Sequence[ChildSpec], nursery: Nursery) -> None:
+    """Keeps the workers running until a signal ends them."""
     display = Display(as_json=settings.json)
     supervisor = Supervisor(
-        worker_specs(settings),
+        specs,
         on_message=display.status,
         on_event=display.event,
         on_log=display.log,
         # A worker gives a record up before its transaction times out; one that is silent for longer is stuck.
         options=SupervisorOptions(stall_s=max(30.0, 3 * settings.transaction_timeout_ms / 1000)),
+        nursery=nursery,
     )
     stop_on_signals(supervisor)
     with served_metrics(settings, display.statuses):
