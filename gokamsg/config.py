@@ -136,6 +136,16 @@ class Settings:
         commands=("process", "up"),
         choices=("stop", "skip"),
     )
+    hot_standby: bool = setting(
+        False,
+        "Follow the tables of other instances' partitions too, so that one that dies is replaced at once.",
+        commands=("process",),
+    )
+    recover_ahead: bool = setting(
+        False,
+        "Restore all tables before joining the group, so that the others work on meanwhile.",
+        commands=("process",),
+    )
     start: str | None = setting(
         None,
         "Where to go on if the committed offsets are lost: earliest or latest.",

@@ -63,6 +63,8 @@ def worker_specs(settings: Settings) -> list[ChildSpec]:
         "guarantee": settings.guarantee,
         "on_error": settings.on_error,
         "start": settings.start,
+        "hot_standby": settings.hot_standby,
+        "recover_ahead": settings.recover_ahead,
         "transaction_timeout_ms": settings.transaction_timeout_ms,
         "role_options": {
             "keep": settings.keep,

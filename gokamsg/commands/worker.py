@@ -55,6 +55,8 @@ def run(instructions: dict[str, Any]) -> None:
         guarantee=instructions["guarantee"],
         on_error=instructions["on_error"],
         start=instructions["start"],
+        hot_standby=instructions["hot_standby"],
+        recover_ahead=instructions["recover_ahead"],
         transaction_timeout_ms=instructions["transaction_timeout_ms"],
         commit_interval_s=role.commit_interval_s,
     )
@@ -111,6 +113,7 @@ class Reporter:
                 "state": status.state.name.lower(),
                 "guarantee": status.guarantee,
                 "partitions": list(status.partitions),
+                "standby": list(status.standby),
                 "restoring": restoring
                 and {
                     "partitions_done": restoring.partitions_done,
@@ -129,6 +132,8 @@ class Reporter:
                 "aborts": status.aborts,
                 "commit_ms": round(status.commit_ms, 2),
                 "lag": status.total_lag,
+                "table_reads": status.table_reads,
+                "table_lag": status.table_lag,
                 "notice": status.notice,
             }
         )

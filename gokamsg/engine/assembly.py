@@ -118,6 +118,8 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: HandledMar
         lookups=parts.lookups,
         marks=marks,
         start=options.start,
+        hot_standby=options.hot_standby,
+        recover_ahead=options.recover_ahead,
         build=build,
     )
     transaction = Transaction(

@@ -7,6 +7,8 @@
    everything that the committed offsets stand for (KAFKA-10167).
 3. Joins and lookups are restored to their last stable offset as of the assignment.
 4. A partition runs as soon as its own tables and all lookups are restored; the others go on restoring.
+5. With hot standby the tables of every other partition are followed too, so that one that comes to this worker has
+   little left to restore. With recover-ahead all of them are restored before the worker joins its group.
 
 Owned by the worker's thread; `step()` is called between polls and never blocks for long.
 """
@@ -53,6 +55,8 @@ class Assignment:
         lookups: Mapping[str, LookupTable],
         marks: HandledMarks,
         start: Start | None,
+        hot_standby: bool,
+        recover_ahead: bool,
         build: Callable[[int, PartitionTable | None], PartitionProcessor],
     ) -> None:
         self.running: dict[int, PartitionProcessor] = {}
@@ -66,7 +70,10 @@ class Assignment:
         self._lookups = lookups
         self._marks = marks
         self._start: Start | None = start
+        self._hot_standby = hot_standby
+        self._ahead = recover_ahead
         self._build = build
+        self._standing_by: set[int] = set()
         self._assigned: set[TopicPartition] = set()
         self._membership: Membership | None = None
         self._undecided = True
@@ -84,12 +91,29 @@ class Assignment:
         """True when the group has assigned partitions, perhaps none, and every one of them is running."""
         return not self._undecided and not self._restoring and self._membership is not None
 
+    @property
+    def standing_by(self) -> tuple[int, ...]:
+        """The partitions of others whose tables are followed."""
+        return tuple(sorted(self._standing_by))
+
+    def ready_to_join(self) -> bool:
+        """False while tables are restored ahead of joining the group; a step of that is done by each call."""
+        if not self._ahead:
+            return True
+        if not self._lookups_open:
+            self._open_lookups()
+        self._stand_by(self._all_partitions() - self._standing_by)
+        self.reader.poll(0.05)
+        self._ahead = self.reader.restoring
+        return not self._ahead
+
     def assign(self, partitions: Collection[TopicPartition], membership: Membership) -> None:
         """These are the worker's partitions now; nothing runs until step() has brought it up again."""
         self.suspend()
         wanted = {partition for _, partition in partitions}
-        for partition in {partition for _, partition in self._assigned} - wanted:
-            self._close(partition)
+        for partition in ({partition for _, partition in self._assigned} | self._standing_by) - wanted:
+            if not self._hot_standby:
+                self._close(partition)
         self._assigned = set(partitions)
         self._membership = membership
         self._undecided = bool(self._assigned)
@@ -123,6 +147,8 @@ class Assignment:
             self._open_lookups()
         if self._undecided and self._membership is not None:
             self._decide(self._membership)
+        if self._hot_standby and self._membership is not None and not self._undecided:
+            self._stand_by(self._all_partitions() - {partition for _, partition in self._assigned} - self._standing_by)
         if self._restoring:
             self._resume_restored()
 
@@ -201,7 +227,24 @@ class Assignment:
                 self._marks.add(topic, self._topic_ids[topic], partition)
         return positions
 
+    def _all_partitions(self) -> set[int]:
+        tables = [edge for edge in (self._graph.group_table, *self._graph.joint_tables) if edge is not None]
+        return set(range(self._clients.tables.partitions(tables[0].topic))) if tables else set()
+
+    def _stand_by(self, partitions: Collection[int]) -> None:
+        """Follow the tables of partitions that are not handled here."""
+        if not partitions:
+            return
+        edges = [edge for edge in (self._graph.group_table, *self._graph.joint_tables) if edge is not None]
+        keys = [(edge.topic, partition) for edge in edges for partition in partitions]
+        ends = self._clients.tables.end_offsets(keys, read_committed=True)
+        for topic, partition in keys:
+            table = self._tables.open(topic, partition, self._topic_ids[topic])
+            self.reader.add(table, max(ends[topic, partition], table.position), follow=True)
+        self._standing_by.update(partitions)
+
     def _open(self, partition: int, end: int) -> None:
+        self._standing_by.discard(partition)
         persist = self._graph.group_table
         table = None
         if persist is not None:
@@ -235,6 +278,7 @@ class Assignment:
                 self._clients.inputs.resume(positions)
 
     def _close(self, partition: int) -> None:
+        self._standing_by.discard(partition)
         self._processors.pop(partition, None)
         persist = self._graph.group_table
         if persist is not None:

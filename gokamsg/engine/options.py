@@ -29,6 +29,8 @@ class ProcessorOptions:
     on_error: OnError = "stop"
     start: Start | None = None
     transaction_timeout_ms: int = 10_000
+    hot_standby: bool = False  # follow the tables of all partitions, those of other instances too
+    recover_ahead: bool = False  # restore the tables of all partitions before joining the group
     commit_interval_s: float = 0.0  # at least this long from the begin of one transaction to the next: gathers input
     commit_age_s: float = 0.5  # an open transaction is cut between two records at this age
     commit_bytes: int = 8 << 20  # or at this many bytes of input

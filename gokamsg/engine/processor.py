@@ -51,6 +51,7 @@ class Processor:
         self._parts: Assembled | None = None
         self._reported: tuple[float, ProcessorState, bool] = (0.0, ProcessorState.IDLE, False)
         self._lag: dict[tuple[str, int], int] = {}
+        self._table_lag = 0
         self._lag_at = 0.0
 
     @property
@@ -112,6 +113,9 @@ class Processor:
             aborts=counters.aborts,
             commit_ms=counters.commit_ms,
             lag=self._lag,
+            standby=parts.assignment.standing_by if parts else (),
+            table_reads=reader.records if reader is not None else 0,
+            table_lag=self._table_lag,
             notice=parts.worker.notice if parts else None,
         )
 
@@ -121,6 +125,7 @@ class Processor:
         if parts is not None and now - self._lag_at >= LAG_EVERY_S:
             self._lag_at = now
             self._lag = {part: lag for part, lag in parts.inputs.lags().items() if lag is not None}
+            self._table_lag = parts.assignment.reader.lag()
         if self._on_status is None:
             return
         at, state, restoring = self._reported

@@ -33,6 +33,9 @@ class ProcessorStatus:
     aborts: int
     commit_ms: float  # the last commit's duration
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)  # input topic and partition -> records behind
+    standby: tuple[int, ...] = ()  # partitions of others whose tables are followed; sorted
+    table_reads: int = 0  # changelog records applied since the start, restores included
+    table_lag: int = 0  # changelog records behind, over all tables that are followed
     notice: str | None = None  # why it waits, while it waits for something unusual
 
     @property

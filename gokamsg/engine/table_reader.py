@@ -54,6 +54,7 @@ class TableReader:
     """See the module."""
 
     def __init__(self, consumer: TableConsumer) -> None:
+        self.records = 0  # applied since the start
         self._consumer = consumer
         self._readings: dict[TopicPartition, _Reading] = {}
         self._stage_began = monotonic()
@@ -123,6 +124,10 @@ class TableReader:
             self._assign()
         return applied
 
+    def lag(self) -> int:
+        """Changelog records that are not applied yet, holes included, over everything that is read."""
+        return sum(lag or 0 for lag in self._consumer.lags().values())
+
     def progress(self) -> RestoreProgress:
         """How far the present (or last) restore is."""
         stage = self._stage
@@ -148,6 +153,7 @@ class TableReader:
             if reading.changed is not None:
                 reading.changed(table.partition, changes)
             applied += len(records.offsets)
+            self.records += len(records.offsets)
             if table.dirty_rows >= FLUSH_ROWS:
                 table.flush()
         return applied

@@ -92,6 +92,8 @@ class Worker:
     def _turn(self) -> None:
         if self._unsettled:
             self._settle()
+        if not self._assignment.ready_to_join():
+            return
         if self._transaction.is_open and self._inputs.will_rejoin():
             self._transaction.commit(self._assignment)
         if rest_s := self._transaction.rest_s:

@@ -58,12 +58,14 @@ WORKER_COUNTERS = {
     "table_writes": "Table rows written.",
     "bad_records": "Records that could not be processed.",
     "commits": "Commits made.",
+    "table_reads": "Changelog records applied, restores included.",
     "aborts": "Transactions given up.",
 }
 WORKER_GAUGES = {
     "partitions": "Partitions assigned and restored.",
     "records_per_s": "Records handled a second, lately.",
     "lag": "Records behind the ends of the inputs.",
+    "table_lag": "Changelog records behind, over all tables that are followed.",
     "commit_ms": "Duration of the last commit in milliseconds.",
     "restoring": "1 while tables are being restored.",
 }

@@ -16,6 +16,7 @@ from gokamsg.engine.hashing import partition_of
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.processor import Processor
 from gokamsg.engine.state import ProcessorState
+from gokamsg.engine.stats import ProcessorStatus
 from tests.helpers import eventually
 
 PARTITIONS = 4
@@ -79,12 +80,20 @@ class Scene:
                 rows[key] = value
         return rows
 
-    def processor(self, graph: GroupGraph, *, state_dir: Path | None = None, **options: object) -> Processor:
+    def processor(
+        self,
+        graph: GroupGraph,
+        *,
+        state_dir: Path | None = None,
+        on_status: Callable[[ProcessorStatus], None] | None = None,
+        **options: object,
+    ) -> Processor:
         """A processor on this cluster, not yet running."""
         return Processor(
             ClientConfig(self.address),
             graph,
             ProcessorOptions(state_dir=state_dir or self.state_dir, **options),  # type: ignore[arg-type]
+            on_status=on_status,
         )
 
     @contextmanager

@@ -70,7 +70,7 @@ def _ends_refused(process: Process, code: int, *said: str, timeout_s: float = 60
         (("process", "--on-error", "cry"), ("cry", "stop", "skip")),
         (("process", "--start", "middle"), ("middle", "earliest", "latest")),
         (("process", "--workers", "0"), ("--workers", "1")),
-        (("process", "--workers", "many"), ("--workers", "integer")),
+        (("process", "--workers", "many"), ("--workers", "'many' is not a valid")),
         (("process", "--transaction-timeout", "soon"), ("--transaction-timeout", "soon")),
         (("process", "--detect-share", "2"), ("--detect-share", "1")),
         (("process", "--no-such-option"), ("--no-such-option",)),
@@ -91,7 +91,7 @@ def test_wrong_usage_is_refused_with_what_is_allowed(arguments: tuple[str, ...],
 
 def test_a_wrong_setting_in_the_environment_is_refused_the_same_way() -> None:
     _refused(run_gokamsg("process", env={"GOKAMSG_ROLE": "filtr"}), 2, "'filtr'", "collector")
-    _refused(run_gokamsg("serve", env={"GOKAMSG_PORT": "many"}), 2, "--port", "integer")
+    _refused(run_gokamsg("serve", env={"GOKAMSG_PORT": "many"}), 2, "--port", "'many' is not a valid")
 
 
 # Brokers
