@@ -49,6 +49,10 @@ class ProcessingError(GokamsgError):
     """A callback failed, or used its context in a way that its graph does not allow."""
 
 
+class VisitAbortedError(GokamsgError):
+    """A visit of a table was broken off before all of it was committed; ask for it again."""
+
+
 class CorruptBatchError(GokamsgError):
     """A record batch read from a topic is damaged: its checksum, structure or compression is wrong."""
 

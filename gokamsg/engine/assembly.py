@@ -12,29 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from gokamsg.engine.assignment import Assignment, Clients
-from gokamsg.engine.clients import (
-    ClientConfig,
-    GroupConsumer,
-    IdempotentProducer,
-    TableConsumer,
-    TransactionalProducer,
-    check_broker,
-)
+from gokamsg.engine.clock import Clock
+from gokamsg.engine.cluster import Cluster, GroupClient, Home, Marks, TransactionalClient
 from gokamsg.engine.context import Context, Deferral
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.guarantee import AtLeastOnce, Delivery, ExactlyOnce
 from gokamsg.engine.hashing import Partitioner
-from gokamsg.engine.identity import Identity, acquire
 from gokamsg.engine.lookup import LookupTable
-from gokamsg.engine.offsets import HandledMarks
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import Pace, PartitionProcessor, Source
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.stats import Counters
-from gokamsg.engine.tables import Tables, sqlite_builder
+from gokamsg.engine.tables import Tables
 from gokamsg.engine.topics import Topic, TopicManager
 from gokamsg.engine.transaction import Transaction
+from gokamsg.engine.visits import Visits
 from gokamsg.engine.worker import Worker
 
 PRODUCER_INIT_TIMEOUT_S = 15.0
@@ -46,37 +39,44 @@ class Assembled:
 
     worker: Worker
     assignment: Assignment
-    inputs: GroupConsumer
+    inputs: GroupClient
     outputs: Outputs
 
 
 def assemble(
-    config: ClientConfig, graph: GroupGraph, options: ProcessorOptions, *, counters: Counters, stack: ExitStack
+    cluster: Cluster,
+    graph: GroupGraph,
+    options: ProcessorOptions,
+    *,
+    counters: Counters,
+    visits: Visits,
+    stack: ExitStack,
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
-    cluster = check_broker(config)
-    topics = _topics(config, graph)
-    identity = acquire(options.state_dir, cluster.cluster_id, graph.group)
-    stack.callback(identity.release)
-    clients = _clients(config, graph, identity, stack)
-    delivery = _delivery(config, options, identity, clients.inputs)
+    topics = _topics(cluster, graph)
+    home = cluster.home(options.state_dir, graph.group)
+    stack.callback(home.release)
+    clients = _clients(cluster, graph, home, stack)
+    delivery = _delivery(cluster, options, home, clients.inputs)
     stack.callback(delivery.close)
     delivery.recover()
-    tables = Tables(sqlite_builder(identity.directory), cache_bytes=options.cache_bytes // _shares(graph, topics))
+    storage = options.storage_builder or home.storage
+    tables = Tables(storage, cache_bytes=options.cache_bytes // _shares(graph, topics))
     stack.callback(tables.close_all)
     parts = _Parts(
         graph=graph,
         options=options,
         counters=counters,
+        visits=visits,
         clients=clients,
         delivery=delivery,
         tables=tables,
-        outputs=_outputs(graph, topics, delivery),
-        joins=_lookup_tables(graph.joint_tables, topics),
-        lookups=_lookup_tables(graph.lookup_tables, topics),
+        outputs=_outputs(graph, topics, delivery, options, cluster.clock),
+        joins=_lookup_tables(graph.joint_tables, topics, options),
+        lookups=_lookup_tables(graph.lookup_tables, topics, options),
+        clock=cluster.clock,
     )
-    marks = HandledMarks(identity.directory.parent / "handled")
-    return _put_together(parts, {name: topic.topic_id for name, topic in topics.items()}, marks)
+    return _put_together(parts, {name: topic.topic_id for name, topic in topics.items()}, home.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +84,19 @@ class _Parts:
     graph: GroupGraph
     options: ProcessorOptions
     counters: Counters
+    visits: Visits
     clients: Clients
     delivery: Delivery
     tables: Tables
     outputs: Outputs
     joins: Mapping[str, LookupTable]
     lookups: Mapping[str, LookupTable]
+    clock: Clock
 
 
-def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: HandledMarks) -> Assembled:
+def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> Assembled:
     graph, options, outputs = parts.graph, parts.options, parts.outputs
-    pace, deferral = Pace(), Deferral()
+    pace, deferral = Pace(parts.clock.monotonic), Deferral()
 
     def build(partition: int, table: PartitionTable | None) -> PartitionProcessor:
         context = Context(
@@ -106,8 +108,18 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: HandledMar
             outputs=outputs,
             deferral=deferral,
             max_message_bytes=options.max_message_bytes,
+            default_headers=options.default_headers,
         )
-        return PartitionProcessor(context, outputs, table=table, pace=pace, on_bad=worker.bad, cut=worker.cut)
+        return PartitionProcessor(
+            context,
+            outputs,
+            table=table,
+            pace=pace,
+            on_bad=worker.bad,
+            cut=worker.cut,
+            nil_handling=options.nil_handling,
+            wrapper=options.context_wrapper,
+        )
 
     assignment = Assignment(
         graph,
@@ -117,9 +129,7 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: HandledMar
         joins=parts.joins,
         lookups=parts.lookups,
         marks=marks,
-        start=options.start,
-        hot_standby=options.hot_standby,
-        recover_ahead=options.recover_ahead,
+        options=options,
         build=build,
     )
     transaction = Transaction(
@@ -141,6 +151,8 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: HandledMar
         tables=parts.tables,
         on_error=options.on_error,
         counters=parts.counters,
+        clock=parts.clock,
+        visits=parts.visits,
     )
     return Assembled(worker, assignment, parts.clients.inputs, outputs)
 
@@ -150,29 +162,27 @@ def sources(graph: GroupGraph) -> dict[str, Source]:
     return {edge.topic: Source(edge.topic, edge.codec, edge.callback) for edge in graph.consumed_streams}
 
 
-def _topics(config: ClientConfig, graph: GroupGraph) -> Mapping[str, Topic]:
+def _topics(cluster: Cluster, graph: GroupGraph) -> Mapping[str, Topic]:
     """Create the group's own topics with the inputs' partition count, and check the others."""
-    with TopicManager(config) as manager:
+    with TopicManager(cluster) as manager:
         return manager.prepare(graph)
 
 
-def _clients(config: ClientConfig, graph: GroupGraph, identity: Identity, stack: ExitStack) -> Clients:
-    inputs = GroupConsumer(config, group=graph.group, instance_id=identity.instance_id, topics=sorted(sources(graph)))
+def _clients(cluster: Cluster, graph: GroupGraph, home: Home, stack: ExitStack) -> Clients:
+    inputs = cluster.group_consumer(group=graph.group, instance_id=home.instance_id, topics=sorted(sources(graph)))
     stack.callback(inputs.close)
-    tables = TableConsumer(config)
+    tables = cluster.table_consumer()
     stack.callback(tables.close)
     return Clients(inputs, tables)
 
 
-def _delivery(config: ClientConfig, options: ProcessorOptions, identity: Identity, inputs: GroupConsumer) -> Delivery:
+def _delivery(cluster: Cluster, options: ProcessorOptions, home: Home, inputs: GroupClient) -> Delivery:
     if options.guarantee == "at-least-once":
-        return AtLeastOnce(lambda: IdempotentProducer(config), inputs)
+        return AtLeastOnce(cluster.idempotent_producer, inputs)
 
-    def connect() -> TransactionalProducer:
-        producer = TransactionalProducer(
-            config,
-            transactional_id=identity.transactional_id,
-            transaction_timeout_ms=options.transaction_timeout_ms,
+    def connect() -> TransactionalClient:
+        producer = cluster.transactional_producer(
+            transactional_id=home.transactional_id, transaction_timeout_ms=options.transaction_timeout_ms
         )
         try:
             producer.init(PRODUCER_INIT_TIMEOUT_S)
@@ -184,18 +194,23 @@ def _delivery(config: ClientConfig, options: ProcessorOptions, identity: Identit
     return ExactlyOnce(connect)
 
 
-def _outputs(graph: GroupGraph, topics: Mapping[str, Topic], delivery: Delivery) -> Outputs:
-    outputs = Outputs(delivery.send)
+def _outputs(
+    graph: GroupGraph, topics: Mapping[str, Topic], delivery: Delivery, options: ProcessorOptions, clock: Clock
+) -> Outputs:
+    outputs = Outputs(delivery.send, clock)
     for edge in (*graph.output_streams, *graph.loops, *graph.tables):
         known = topics.get(edge.topic)
         partitions = known.partitions if known else delivery.partition_count(edge.topic)
-        outputs.add(edge.topic, Partitioner(partitions), partitions)
+        outputs.add(edge.topic, Partitioner(partitions, options.hasher), partitions)
     return outputs
 
 
-def _lookup_tables(edges: Iterable[Any], topics: Mapping[str, Topic]) -> dict[str, LookupTable]:
+def _lookup_tables(
+    edges: Iterable[Any], topics: Mapping[str, Topic], options: ProcessorOptions
+) -> dict[str, LookupTable]:
     return {
-        edge.topic: LookupTable(edge.topic, edge.codec, Partitioner(topics[edge.topic].partitions)) for edge in edges
+        edge.topic: LookupTable(edge.topic, edge.codec, Partitioner(topics[edge.topic].partitions, options.hasher))
+        for edge in edges
     }
 
 

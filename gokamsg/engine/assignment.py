@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from gokamsg.engine.clients import GroupConsumer, Membership, TableConsumer
+from gokamsg.engine.clients import Membership
+from gokamsg.engine.cluster import GroupClient, Marks, TableClient
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.lookup import LookupTable
-from gokamsg.engine.offsets import HandledMarks, starting_position
-from gokamsg.engine.options import Start
+from gokamsg.engine.offsets import starting_position
+from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.partition_processor import PartitionProcessor
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.table_reader import TableReader
@@ -37,8 +38,8 @@ COMMITTED_WAIT_S = 0.3
 class Clients:
     """The Kafka clients of one worker."""
 
-    inputs: GroupConsumer
-    tables: TableConsumer
+    inputs: GroupClient
+    tables: TableClient
 
 
 class Assignment:
@@ -53,15 +54,13 @@ class Assignment:
         topic_ids: Mapping[str, str],
         joins: Mapping[str, LookupTable],
         lookups: Mapping[str, LookupTable],
-        marks: HandledMarks,
-        start: Start | None,
-        hot_standby: bool,
-        recover_ahead: bool,
+        marks: Marks,
+        options: ProcessorOptions,
         build: Callable[[int, PartitionTable | None], PartitionProcessor],
     ) -> None:
         self.running: dict[int, PartitionProcessor] = {}
         self.positions: dict[TopicPartition, int] = {}  # committed input positions of running partitions
-        self.reader = TableReader(clients.tables)
+        self.reader = TableReader(clients.tables, options.update_callback)
         self._graph = graph
         self._clients = clients
         self._tables = tables
@@ -69,9 +68,8 @@ class Assignment:
         self._joins = joins
         self._lookups = lookups
         self._marks = marks
-        self._start: Start | None = start
-        self._hot_standby = hot_standby
-        self._ahead = recover_ahead
+        self._options = options
+        self._ahead = options.recover_ahead
         self._build = build
         self._standing_by: set[int] = set()
         self._assigned: set[TopicPartition] = set()
@@ -112,12 +110,14 @@ class Assignment:
         self.suspend()
         wanted = {partition for _, partition in partitions}
         for partition in ({partition for _, partition in self._assigned} | self._standing_by) - wanted:
-            if not self._hot_standby:
+            if not self._options.hot_standby:
                 self._close(partition)
         self._assigned = set(partitions)
         self._membership = membership
         self._undecided = bool(self._assigned)
         self._restoring = {}
+        if self._options.rebalance_callback is not None:
+            self._options.rebalance_callback(tuple(sorted(wanted)))
 
     def reload(self) -> None:
         """Bring the present partitions up again, after an outcome that was unknown."""
@@ -147,7 +147,7 @@ class Assignment:
             self._open_lookups()
         if self._undecided and self._membership is not None:
             self._decide(self._membership)
-        if self._hot_standby and self._membership is not None and not self._undecided:
+        if self._options.hot_standby and self._membership is not None and not self._undecided:
             self._stand_by(self._all_partitions() - {partition for _, partition in self._assigned} - self._standing_by)
         if self._restoring:
             self._resume_restored()
@@ -215,7 +215,7 @@ class Assignment:
                 log_end=ends[topic, partition],
                 handled_before=own_ends.get(partition, 0) > 0
                 or self._marks.has(topic, self._topic_ids[topic], partition),
-                start=self._start,
+                start=self._options.start,
             )
             for topic, partition in assigned
         }

@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.lookup import LookupTable
 from gokamsg.engine.output import Headers, Outputs, OutputTopic, Staged, decode_key, encode_key
 from gokamsg.engine.partition_table import PartitionTable
-from gokamsg.engine.records import Records
 from gokamsg.errors import CodecError, ProcessingError
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
+
+
+class Handled(Protocol):
+    """What a context reads of its batch: records (records.py), or visited rows."""
+
+    @property
+    def keys(self) -> Sequence[bytes | None]: ...
+    @property
+    def values(self) -> Sequence[Any]: ...
+    @property
+    def offsets(self) -> Sequence[int]: ...
+    def headers(self, index: int) -> list[tuple[str, bytes | None]]: ...
+    def timestamp(self, index: int) -> int: ...
 
 
 class Deferral:
@@ -74,7 +86,9 @@ class Context:
         "_active",
         "_codecs",
         "_decode_value",
+        "_default_headers",
         "_deferral",
+        "_emit_headers",
         "_encode_value",
         "_graph",
         "_index",
@@ -104,7 +118,10 @@ class Context:
         outputs: Outputs,
         deferral: Deferral,
         max_message_bytes: int,
+        default_headers: Mapping[str, bytes | None] | None = None,
     ) -> None:
+        self._default_headers = dict(default_headers or {})
+        self._emit_headers: Headers = tuple(self._default_headers.items())
         self._graph = graph
         self._partition = partition
         self._table = table
@@ -123,7 +140,7 @@ class Context:
         self._active = False
         self._topic = ""
         self._index = 0
-        self._records: Records
+        self._records: Handled
         self._staged: list[Staged] = []
         self._wrote = False
         self._write: bytes | None = None
@@ -172,7 +189,7 @@ class Context:
         raw = self._write if self._wrote else self._table.get(self._records.keys[self._index] or b"")
         return None if raw is None else self._decode_value(raw)
 
-    def set_value(self, value: Any, headers: Mapping[str, bytes] | None = None) -> None:
+    def set_value(self, value: Any, headers: Mapping[str, bytes | None] | None = None) -> None:
         """Store `value` under the record's key. Raises ProcessingError for None (use delete()) and without Persist."""
         if self._encode_value is None:
             raise ProcessingError(f"group {self._graph.group!r} has no table; add Persist(codec) to its graph")
@@ -180,13 +197,13 @@ class Context:
             raise ProcessingError("set_value(None) is not allowed; delete() removes the key")
         self._stage_write(self._checked(self._encode_value(value), "the table"), headers)
 
-    def delete(self, headers: Mapping[str, bytes] | None = None) -> None:
+    def delete(self, headers: Mapping[str, bytes | None] | None = None) -> None:
         """Remove the record's key from the table. Raises ProcessingError without Persist."""
         if self._encode_value is None:
             raise ProcessingError(f"group {self._graph.group!r} has no table; add Persist(codec) to its graph")
         self._stage_write(None, headers)
 
-    def _stage_write(self, value: bytes | None, headers: Mapping[str, bytes] | None) -> None:
+    def _stage_write(self, value: bytes | None, headers: Mapping[str, bytes | None] | None) -> None:
         self._require_active()
         self._wrote = True
         self._write = value
@@ -217,7 +234,7 @@ class Context:
 
     # --- emitting -----------------------------------------------------------------------------------------------
 
-    def emit(self, topic: str, key: str, value: Any, headers: Mapping[str, bytes] | None = None) -> None:
+    def emit(self, topic: str, key: str, value: Any, headers: Mapping[str, bytes | None] | None = None) -> None:
         """Send `value` to `topic` in this record's transaction; None sends a null value. Raises ProcessingError
         unless the graph has Output(topic, …), CodecError if the value cannot be encoded."""
         try:
@@ -229,16 +246,16 @@ class Context:
         data = None if value is None else encode(value)
         if data is not None and len(data) > self._limit:
             self._checked(data, f"topic {topic!r}")
-        self._staged.append((output, encode_key(key), data, tuple(headers.items()) if headers else ()))
+        self._staged.append((output, encode_key(key), data, self._merged(headers) if headers else self._emit_headers))
 
-    def loopback(self, key: str, value: Any, headers: Mapping[str, bytes] | None = None) -> None:
+    def loopback(self, key: str, value: Any, headers: Mapping[str, bytes | None] | None = None) -> None:
         """Send `value` to the group's own loop. Raises ProcessingError unless the graph has Loop(…)."""
         if self._loop is None:
             raise ProcessingError(f"group {self._graph.group!r} has no loop; add Loop(codec, callback) to its graph")
         self._require_active()
         output, encode = self._loop
         data = self._checked(encode(value), "the loop")
-        self._staged.append((output, encode_key(key), data, tuple(headers.items()) if headers else ()))
+        self._staged.append((output, encode_key(key), data, self._merged(headers) if headers else self._emit_headers))
 
     # --- outcome ------------------------------------------------------------------------------------------------
 
@@ -259,6 +276,9 @@ class Context:
     def _require_active(self) -> None:
         if not self._active:
             raise ProcessingError("a context acts only inside its callback; it must not be kept for later")
+
+    def _merged(self, headers: Mapping[str, bytes | None]) -> Headers:
+        return tuple({**self._default_headers, **headers}.items())
 
     def _checked(self, data: bytes, where: str) -> bytes:
         if len(data) > self._limit:

@@ -12,14 +12,15 @@ Any thread may call.
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from gokamsg.engine.clients import BATCH_BYTES, BatchSender, ClientConfig, SentBatch
+from gokamsg.engine.clients import BATCH_BYTES, ClientConfig
+from gokamsg.engine.cluster import Cluster, Sent
 from gokamsg.engine.codec import Codec
-from gokamsg.engine.hashing import Partitioner
+from gokamsg.engine.hashing import Hasher, Partitioner, fnv1a32
+from gokamsg.engine.kafka_cluster import connect
 from gokamsg.engine.records import BatchBuilder
 from gokamsg.errors import BrokerUnavailableError, GokamsgError
 
@@ -82,6 +83,10 @@ class Promise:
             callback(self._error)
         return self
 
+    def then_with_message(self, callback: Callable[[RecordPosition | None, Exception | None], None]) -> "Promise":
+        """As then(), with where the record lies, or None with the error."""
+        return self.then(lambda error: callback(self._position, error))
+
     def settle(self, position: RecordPosition | None, error: Exception | None = None) -> None:
         """For the emitter, once."""
         with self._lock:
@@ -98,26 +103,31 @@ class Emitter(Generic[T]):
 
     def __init__(
         self,
-        config: ClientConfig,
+        config: ClientConfig | Cluster,
         topic: str,
         codec: Codec[T],
         *,
         default_headers: Mapping[str, bytes | None] | None = None,
-        clock: Callable[[], float] = time.time,
+        hasher: Hasher = fnv1a32,
     ) -> None:
-        """BrokerUnavailableError and TopicError when it cannot work."""
+        """BrokerUnavailableError and TopicError when it cannot work.
+
+        `default_headers` go with every record, below those of its emit(). `hasher` is FNV-1a as Goka's; a processor
+        whose table lives by these keys needs the same one.
+        """
         self._topic = topic
         self._codec = codec
         self._default_headers = dict(default_headers or {})
         self._headers = tuple(self._default_headers.items())
-        self._clock = clock
-        self._sender = BatchSender(config, enable_idempotence=True)
+        cluster = connect(config)
+        self._clock = cluster.clock
+        self._sender = cluster.sender()
         try:
             count = self._sender.partition_count(topic)
         except GokamsgError:
             self._sender.shut(0.0)
             raise
-        self._partition_of = Partitioner(count)
+        self._partition_of = Partitioner(count, hasher)
         self._lanes = [_Lane() for _ in range(count)]
         self._changed = threading.Condition()
         self._bytes = 0
@@ -138,7 +148,7 @@ class Emitter(Generic[T]):
                 self._wait_for_room(size)
             self._bytes += size
             lane = self._lanes[partition]
-            filled = lane.builder.append(encoded, data, int(self._clock() * 1000), merged)
+            filled = lane.builder.append(encoded, data, self._clock.now_ms(), merged)
             lane.promises.append(promise)
             lane.bytes += size
             if not lane.under_way or filled >= BATCH_BYTES:
@@ -194,7 +204,7 @@ class Emitter(Generic[T]):
         lane.under_way += 1
         sent.on_done(lambda: self._answered(sent, promises, size))
 
-    def _answered(self, sent: SentBatch, promises: list[Promise], size: int) -> None:
+    def _answered(self, sent: Sent, promises: list[Promise], size: int) -> None:
         """On the sender's thread."""
         lane = self._lanes[sent.partition]
         with self._changed:

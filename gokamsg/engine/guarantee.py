@@ -14,12 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
-from gokamsg.engine.clients import (
-    GroupConsumer,
-    IdempotentProducer,
-    Membership,
-    TransactionalProducer,
-)
+from gokamsg.engine.clients import Membership
+from gokamsg.engine.cluster import GroupClient, IdempotentClient, TransactionalClient
 from gokamsg.engine.output import OpenBatch
 from gokamsg.errors import BrokerUnavailableError, FencedError, OutcomeUnknownError, TransactionAbortedError
 
@@ -107,7 +103,7 @@ class _Connected(Generic[P]):
         return self._producer
 
 
-class ExactlyOnce(_Connected[TransactionalProducer]):
+class ExactlyOnce(_Connected[TransactionalClient]):
     """One Kafka transaction for emits, loop messages, table writes and input offsets (KIP-447).
 
     To recover, the same transactional id in a new producer fences and settles whatever the old one left.
@@ -140,7 +136,7 @@ class ExactlyOnce(_Connected[TransactionalProducer]):
             raise UnsettledError(str(error)) from error
 
 
-class AtLeastOnce(_Connected[IdempotentProducer]):
+class AtLeastOnce(_Connected[IdempotentClient]):
     """Everything acknowledged first, then the offsets: after a crash in between, records are handled again.
 
     Part of a failed transaction may be visible already, so its outcome is never known: the tables are read again.
@@ -148,7 +144,7 @@ class AtLeastOnce(_Connected[IdempotentProducer]):
 
     name = "at-least-once"
 
-    def __init__(self, connect: Callable[[], IdempotentProducer], consumer: GroupConsumer) -> None:
+    def __init__(self, connect: Callable[[], IdempotentClient], consumer: GroupClient) -> None:
         super().__init__(connect)
         self._consumer = consumer
 

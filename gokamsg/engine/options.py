@@ -1,20 +1,29 @@
-"""What a processor can be told, validated before any I/O. Leaf: imports only errors and the standard library."""
+"""What a processor can be told, validated before any I/O: Goka's options, and those of the guarantees."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from gokamsg.engine.hashing import Hasher, fnv1a32
 from gokamsg.errors import UsageError
+
+if TYPE_CHECKING:
+    from gokamsg.engine.context import Context
+    from gokamsg.engine.tables import StorageBuilder
+    from gokamsg.engine.updates import UpdateCallback
 
 Guarantee = Literal["exactly-once", "at-least-once"]
 OnError = Literal["stop", "skip"]
 Start = Literal["earliest", "latest"]
+NilHandling = Literal["ignore", "process", "decode"]
 
 GUARANTEES: tuple[Guarantee, ...] = ("exactly-once", "at-least-once")
 ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
 STARTS: tuple[Start, ...] = ("earliest", "latest")
+NIL_HANDLING: tuple[NilHandling, ...] = ("ignore", "process", "decode")
 
 TRANSACTION_MARGIN_S = 2.0
 """A transaction is given up this long before the brokers would abort it, while the outcome is still ours."""
@@ -22,7 +31,17 @@ TRANSACTION_MARGIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessorOptions:
-    """Settings of one processor. Raises UsageError when built from values that cannot work."""
+    """Settings of one processor. Raises UsageError when built from values that cannot work.
+
+    nil_handling: what happens to an input record with a null value: it is passed over ("ignore"), the callback gets
+    None ("process"), or the codec gets the empty bytes, as Go's codecs do ("decode").
+    default_headers: go with every emit and loopback, below those of the call; not with table writes.
+    hasher: places the keys of outputs and loop, and finds those of lookups; FNV-1a as Goka's.
+    context_wrapper: makes of the context of each call what the callback gets.
+    rebalance_callback: gets the partitions that this worker has from now on, before they are restored.
+    update_callback: changes how changelog records become rows (updates.py).
+    storage_builder: keeps the tables elsewhere than in files of the state directory.
+    """
 
     state_dir: Path
     guarantee: Guarantee = "exactly-once"
@@ -37,12 +56,20 @@ class ProcessorOptions:
     max_message_bytes: int = 1_000_000  # Kafka's default max.message.bytes is 1,048,588, batch header included
     cache_bytes: int = 64 << 20  # for all tables of the worker together
     close_timeout_s: float = 3.0
+    nil_handling: NilHandling = "ignore"
+    default_headers: Mapping[str, bytes | None] = field(default_factory=dict)
+    hasher: Hasher = fnv1a32
+    context_wrapper: Callable[[Context], Context] | None = None
+    rebalance_callback: Callable[[tuple[int, ...]], None] | None = None
+    update_callback: UpdateCallback | None = None
+    storage_builder: StorageBuilder | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("guarantee", self.guarantee, GUARANTEES),
             ("on-error policy", self.on_error, ON_ERROR),
             ("start", self.start, (None, *STARTS)),
+            ("nil handling", self.nil_handling, NIL_HANDLING),
         ):
             if value not in allowed:
                 names = ", ".join(str(a) for a in allowed if a is not None)

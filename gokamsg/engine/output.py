@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gokamsg.engine.clients import BATCH_BYTES
+from gokamsg.engine.clock import Clock
 from gokamsg.engine.hashing import Partitioner
 from gokamsg.engine.records import BatchBuilder
 
@@ -26,18 +27,18 @@ LIMIT_BYTES = 768 << 10
 class OutputTopic:
     """One topic that a worker writes to."""
 
-    __slots__ = ("_builders", "_outputs", "_partition_of", "partitions", "topic")
+    __slots__ = ("_builders", "_outputs", "partition_of", "partitions", "topic")
 
     def __init__(self, outputs: Outputs, topic: str, partition_of: Partitioner, partitions: int) -> None:
         self.topic = topic
         self.partitions = partitions
         self._outputs = outputs
-        self._partition_of = partition_of
+        self.partition_of = partition_of
         self._builders: list[BatchBuilder | None] = [None] * partitions
 
     def append(self, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
         """Add a record to the partition of its key."""
-        self.append_to(self._partition_of(key), key, value, headers)
+        self.append_to(self.partition_of(key), key, value, headers)
 
     def append_to(self, partition: int, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
         """Add a record to `partition`; a batch that is full is sent first."""
@@ -68,11 +69,16 @@ Staged = tuple[OutputTopic, bytes, bytes | None, Headers]
 class Outputs:
     """All topics that a worker writes to. `now_ms` is the timestamp of new records, set by the worker per poll."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, clock: Clock | None = None) -> None:
         self.send = send
+        self._clock = clock or Clock()
         self.now_ms = 0
         self.records = 0
         self._topics: dict[str, OutputTopic] = {}
+
+    def read_clock(self) -> None:
+        """What is written from now on has the present time as its timestamp."""
+        self.now_ms = self._clock.now_ms()
 
     def add(self, topic: str, partition_of: Partitioner, partitions: int) -> OutputTopic:
         """Register `topic`; the same one is returned when it is already known."""

@@ -16,10 +16,10 @@ from time import monotonic
 from typing import Any
 
 from gokamsg.engine.codec import Codec
-from gokamsg.engine.context import Context
+from gokamsg.engine.context import Context, Handled
+from gokamsg.engine.options import NilHandling
 from gokamsg.engine.output import Headers, Outputs, OutputTopic, decode_key
 from gokamsg.engine.partition_table import PartitionTable
-from gokamsg.engine.records import Records
 from gokamsg.errors import CodecError
 
 
@@ -54,9 +54,10 @@ class BadRecord:
 class Pace:
     """When the open transaction is to be cut between two records; set by the worker, read after each record."""
 
-    __slots__ = ("cut_at",)
+    __slots__ = ("cut_at", "now")
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self.now = now
         self.cut_at = float("inf")
 
 
@@ -69,7 +70,8 @@ class _Unusable:
         self.error = error
 
 
-_NULL = _Unusable(None)
+_NULLS: dict[str, Any] = {"ignore": _Unusable(None), "process": None, "decode": b""}
+"""What stands for a null value: nothing to do, None for the callback, or bytes for the codec."""
 
 
 class PartitionProcessor:
@@ -84,6 +86,8 @@ class PartitionProcessor:
         pace: Pace,
         on_bad: Callable[[BadRecord], None],
         cut: Callable[[str, int, int], None],
+        nil_handling: NilHandling = "ignore",
+        wrapper: Callable[[Context], Context] | None = None,
     ) -> None:
         self.partition = context.partition()
         self.table = table
@@ -92,15 +96,19 @@ class PartitionProcessor:
         self._pace = pace
         self._on_bad = on_bad
         self._cut = cut
+        self._null = _NULLS[nil_handling]
+        self._wrapper = wrapper
         self._headers: dict[bytes, Headers] = {}  # of the writes in the overlay, where a callback gave any
 
-    def process(self, source: Source, records: Records) -> None:
+    def process(self, source: Source, records: Handled) -> None:
         """Handle all `records` of `source` in order."""
-        values, mixed = _decode(source.codec, records.values)
+        values, mixed = _decode(source.codec, records.values, self._null)
         if self.table is not None:
             self.table.prefetch({key or b"" for key in records.keys})
         context, outputs, pace, callback = self._context, self._outputs, self._pace, source.callback
-        staged, offsets = context._staged, records.offsets
+        if self._wrapper is not None:
+            callback = _wrapped(callback, self._wrapper)
+        staged, offsets, now = context._staged, records.offsets, pace.now
         context._topic = source.topic
         context._records = records
         context._active = True
@@ -123,7 +131,7 @@ class PartitionProcessor:
                         if staged:
                             outputs.accept(staged)
                             staged.clear()
-                if monotonic() >= pace.cut_at:
+                if now() >= pace.cut_at:
                     self._cut(source.topic, self.partition, offsets[index] + 1)
         finally:
             context._active = False
@@ -163,12 +171,18 @@ class PartitionProcessor:
         if context._write_headers or self._headers:
             self._headers[key] = context._write_headers
 
-    def _bad(self, source: Source, records: Records, index: int, error: Exception) -> None:
+    def _bad(self, source: Source, records: Handled, index: int, error: Exception) -> None:
         key = decode_key(records.keys[index])
         self._on_bad(BadRecord(source.topic, self.partition, records.offsets[index], key, error))
 
 
-def _decode(codec: Codec[Any], raw: Sequence[bytes | None]) -> tuple[list[Any], bool]:
+def _wrapped(
+    callback: Callable[[Context, Any], None], wrapper: Callable[[Context], Context]
+) -> Callable[[Context, Any], None]:
+    return lambda context, value: callback(wrapper(context), value)
+
+
+def _decode(codec: Codec[Any], raw: Sequence[bytes | None], null: Any) -> tuple[Sequence[Any], bool]:
     """The decoded values, in one call where the codec can; True with them when some are _Unusable."""
     decode_many = getattr(codec, "decode_many", None)
     if decode_many is not None and None not in raw:
@@ -180,12 +194,12 @@ def _decode(codec: Codec[Any], raw: Sequence[bytes | None]) -> tuple[list[Any], 
     mixed = False
     decode = codec.decode
     for data in raw:
-        if data is None:
-            values.append(_NULL)
-            mixed = True
+        if data is None and not isinstance(null, bytes):
+            values.append(null)
+            mixed = mixed or null is not None
             continue
         try:
-            values.append(decode(data))
+            values.append(decode(null if data is None else data))
         except Exception as error:
             values.append(_Unusable(error))
             mixed = True

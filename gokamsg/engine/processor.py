@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from time import monotonic
+from typing import Any
 
 from gokamsg.engine.assembly import Assembled, assemble
 from gokamsg.engine.clients import ClientConfig
+from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.graph import GroupGraph
+from gokamsg.engine.kafka_cluster import connect
 from gokamsg.engine.options import ProcessorOptions
+from gokamsg.engine.output import encode_key
 from gokamsg.engine.state import ProcessorState, Signal
 from gokamsg.engine.stats import Counters, ProcessorStatus
+from gokamsg.engine.visits import Visit, Visits
 from gokamsg.errors import ProcessingError
 
 log = logging.getLogger(__name__)
@@ -34,7 +39,7 @@ class Processor:
 
     def __init__(
         self,
-        config: ClientConfig,
+        config: ClientConfig | Cluster,
         graph: GroupGraph,
         options: ProcessorOptions,
         *,
@@ -42,7 +47,10 @@ class Processor:
     ) -> None:
         graph.validate()
         self.graph = graph
-        self._config = config
+        self._cluster = connect(config)
+        self._visits = Visits(graph)
+        self._thread: int | None = None
+        self._error: Exception | None = None
         self._options = options
         self._on_status = on_status
         self._signal = Signal(ProcessorState.IDLE)
@@ -59,23 +67,87 @@ class Processor:
         """The lifecycle state, to be read, awaited and observed. RUNNING: every assigned partition is at work."""
         return self._signal
 
+    @property
+    def recovered(self) -> bool:
+        """Whether every assigned partition has its tables and is at work."""
+        return self._signal.state == ProcessorState.RUNNING
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended run(), None while it runs and after an orderly end."""
+        return self._error
+
+    def wait_for_ready(self, timeout_s: float | None = None) -> bool:
+        """True once every assigned partition is at work; False when the time passes or the processor ends first."""
+        self._signal.wait_for_min(ProcessorState.RUNNING, timeout_s)
+        return self.recovered
+
+    def done(self, timeout_s: float | None = None) -> bool:
+        """Wait until run() has ended; False when the time passes first."""
+        return self._signal.wait_for(ProcessorState.STOPPED, timeout_s)
+
+    def get(self, key: str) -> Any:
+        """The committed value of a key in the group's table, None if it has none. From any thread.
+
+        ProcessingError without Persist, while the processor does not run, and for a key whose partition another
+        instance has.
+        """
+        persist = self.graph.group_table
+        if persist is None:
+            raise ProcessingError(f"group {self.graph.group!r} has no table; add Persist(codec) to its graph")
+        parts = self._parts
+        if parts is None:
+            raise ProcessingError(f"the processor of group {self.graph.group!r} does not run")
+        raw_key = encode_key(key)
+        partition = parts.outputs.topic(persist.topic).partition_of(raw_key)
+        processor = parts.assignment.running.get(partition)
+        if processor is None or processor.table is None:
+            raise ProcessingError(
+                f"key {key!r} is in partition {partition} of group {self.graph.group!r}, which this processor does not"
+                " have (now); ask the instance that has it, or a View, which has all of them"
+            )
+        raw = processor.table.committed(raw_key)
+        return None if raw is None else persist.codec.decode(raw)
+
+    def visit_all(self, name: str, meta: Any = None, timeout_s: float | None = None) -> int:
+        """Call the graph's visitor `name` with each row of this processor's partitions and `meta`; how many they were.
+
+        Returns once everything that the visitors did is committed. Raises ProcessingError without such a visitor and
+        when it is called in a callback, VisitAbortedError when a rebalance, an abort or the end came in between.
+        """
+        if threading.get_ident() == self._thread:
+            raise ProcessingError("visit_all() waits for this very thread; call it from another one")
+        return self.request_visit(name, meta).result(timeout_s)
+
+    def request_visit(self, name: str, meta: Any = None) -> Visit:
+        """As visit_all(), without waiting: result() of what is returned waits."""
+        return self._visits.submit(name, meta)
+
     def stop(self) -> None:
         """Ask run() to commit and return."""
         self._stopping.set()
 
     def run(self) -> None:
         """Run until stop(). Raises a GokamsgError when it cannot start or cannot go on."""
+        with closing(self.turns()) as turns:
+            for _ in turns:
+                pass
+
+    def turns(self) -> Generator[None]:
+        """As run(), one turn of the worker at each next(), for whoever has a loop of its own."""
         if self._signal.state != ProcessorState.IDLE:
             raise ProcessingError(f"the processor of group {self.graph.group!r} was run before; make a new one")
+        self._thread = threading.get_ident()
         self._signal.set(ProcessorState.STARTING)
         self._report()
         try:
             with ExitStack() as stack:
                 parts = self._parts = assemble(
-                    self._config,
+                    self._cluster,
                     self.graph,
                     self._options,
                     counters=self._counters,
+                    visits=self._visits,
                     stack=stack,
                 )
                 stack.callback(parts.worker.abandon)
@@ -83,13 +155,18 @@ class Processor:
                     parts.worker.turn()
                     self._signal.set(ProcessorState.RUNNING if parts.assignment.settled else ProcessorState.SETUP)
                     self._report()
+                    yield
                 self._signal.set(ProcessorState.STOPPING)
                 self._report()
                 parts.worker.finish()
                 # A static member stays in the group until its session ends; leaving lets others take over at once.
                 parts.inputs.leave()
+        except Exception as error:
+            self._error = error
+            raise
         finally:
             self._parts = None
+            self._visits.close()
             self._signal.set(ProcessorState.STOPPED)
             self._report()
 

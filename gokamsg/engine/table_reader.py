@@ -15,9 +15,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
-from gokamsg.engine.clients import TableConsumer
+from gokamsg.engine.cluster import TableClient
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.records import RecordBatch
+from gokamsg.engine.updates import UpdateCallback, changes_of
 from gokamsg.errors import PositionLostError
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,10 @@ class _Reading:
 class TableReader:
     """See the module."""
 
-    def __init__(self, consumer: TableConsumer) -> None:
+    def __init__(self, consumer: TableClient, update: UpdateCallback | None = None) -> None:
         self.records = 0  # applied since the start
         self._consumer = consumer
+        self._update = update
         self._readings: dict[TopicPartition, _Reading] = {}
         self._stage_began = monotonic()
         self._stage: list[_Reading] = []
@@ -147,13 +149,12 @@ class TableReader:
     def _apply(self, reading: _Reading, batches: list[RecordBatch]) -> int:
         table, applied = reading.table, 0
         for batch in batches:
-            records = batch.split()
-            changes = {key or b"": value for key, value in zip(records.keys, records.values, strict=True)}
+            changes = changes_of(batch, table, self._update)
             table.apply(changes, batch.next_offset)
             if reading.changed is not None:
                 reading.changed(table.partition, changes)
-            applied += len(records.offsets)
-            self.records += len(records.offsets)
+            applied += batch.count
+            self.records += batch.count
             if table.dirty_rows >= FLUSH_ROWS:
                 table.flush()
         return applied

@@ -12,8 +12,10 @@ One thread at a time.
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
-from gokamsg.engine.clients import Admin, ClientConfig, NewTopic, Topic
+from gokamsg.engine.clients import ClientConfig, NewTopic, Topic
+from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.graph import GroupGraph
+from gokamsg.engine.kafka_cluster import connect
 from gokamsg.errors import TopicError, UsageError
 
 __all__ = ["Topic", "TopicManager"]
@@ -29,8 +31,8 @@ RETENTION_MS = 7 * DAY_MS
 class TopicManager:
     """See the module. A context manager: it has a connection."""
 
-    def __init__(self, config: ClientConfig) -> None:
-        self._admin = Admin(config)
+    def __init__(self, config: ClientConfig | Cluster) -> None:
+        self._admin = connect(config).admin()
         self._brokers: int | None = None
 
     def __enter__(self) -> "TopicManager":
@@ -44,11 +46,11 @@ class TopicManager:
 
     def describe(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those that exist, by name."""
-        return self._admin.describe_topics(set(names))
+        return dict(self._admin.describe_topics(set(names)))
 
     def config(self, name: str) -> dict[str, str]:
         """Every setting of a topic that exists."""
-        return self._admin.topic_config(name)
+        return dict(self._admin.topic_config(name))
 
     def partitions(self, name: str) -> int:
         """TopicError when the topic does not exist."""
@@ -144,7 +146,7 @@ class TopicManager:
             )
 
     def _existing(self, names: Collection[str]) -> dict[str, Topic]:
-        found = self._admin.describe_topics(names)
+        found = dict(self._admin.describe_topics(names))
         missing = sorted(set(names) - found.keys())
         if missing:
             shown = ", ".join(repr(name) for name in missing)

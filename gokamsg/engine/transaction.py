@@ -7,7 +7,6 @@ cut between two records when it reaches its age. Owned by the worker's thread.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import monotonic
 
 from gokamsg.engine.assignment import Assignment
 from gokamsg.engine.clients import Membership
@@ -62,7 +61,7 @@ class Transaction:
     @property
     def rest_s(self) -> float:
         """How long the next one should not begin yet."""
-        return 0.0 if self.is_open else max(0.0, self._began + self._options.commit_interval_s - monotonic())
+        return 0.0 if self.is_open else max(0.0, self._began + self._options.commit_interval_s - self._pace.now())
 
     @property
     def progress(self) -> Mapping[TopicPartition, int]:
@@ -75,7 +74,7 @@ class Transaction:
             return
         self._delivery.begin()
         self._membership = membership
-        self._began = monotonic()
+        self._began = self._pace.now()
         self._pace.cut_at = self._began + self._options.commit_age_s
         self._bytes = self._records = 0
         self._progress = {}
@@ -88,7 +87,7 @@ class Transaction:
 
     def check_pace(self, topic: str, partition: int, next_offset: int) -> None:
         """Raises ProcessingError if the record before `next_offset` has outlasted the transaction timeout."""
-        took = monotonic() - self._began
+        took = self._pace.now() - self._began
         if took > self._options.record_deadline_s:
             raise ProcessingError(
                 f"record {topic}/{partition}@{next_offset - 1} took {took:.1f} s, longer than the transaction timeout"
@@ -100,7 +99,7 @@ class Transaction:
         membership = self._membership
         if membership is None:
             return
-        began = monotonic()
+        began = self._pace.now()
         self._await_deferred(began)
         if self._changelog is not None:
             for processor in assignment.running.values():
@@ -113,7 +112,7 @@ class Transaction:
         assignment.positions.update(self._progress)
         self._counters.commits += 1
         self._counters.records += self._records
-        self._counters.commit_ms = (monotonic() - began) * 1000
+        self._counters.commit_ms = (self._pace.now() - began) * 1000
 
     def abort(self, assignment: Assignment) -> bool:
         """Drop it here and at the brokers; False when they did not confirm that."""

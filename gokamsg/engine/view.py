@@ -15,25 +15,28 @@ import heapq
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from gokamsg.engine.clients import Admin, ClientConfig, TableConsumer, check_broker
+from gokamsg.engine.clients import ClientConfig
+from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.codec import Codec
-from gokamsg.engine.hashing import Partitioner
-from gokamsg.engine.identity import acquire
+from gokamsg.engine.hashing import Hasher, Partitioner, fnv1a32
+from gokamsg.engine.kafka_cluster import connect
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.state import Signal, ViewState
 from gokamsg.engine.storage import prefix_limit
 from gokamsg.engine.table_reader import TableReader
-from gokamsg.engine.tables import StorageBuilder, Tables, memory_builder, sqlite_builder
-from gokamsg.errors import GokamsgError, TopicError
+from gokamsg.engine.tables import StorageBuilder, Tables, memory_builder
+from gokamsg.engine.updates import UpdateCallback
+from gokamsg.errors import BrokerUnavailableError, GokamsgError, TopicError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+RECONNECT_S = 1.0
 POLL_S = 0.5  # so long may stop() take to be noticed
 FLUSH_ROWS = 2_000
 CACHE_BYTES = 64 << 20
@@ -44,21 +47,31 @@ class View(Generic[T]):
 
     def __init__(
         self,
-        config: ClientConfig,
+        config: ClientConfig | Cluster,
         table: str,
         codec: Codec[T],
         *,
         storage_dir: Path | None = None,
+        storage_builder: StorageBuilder | None = None,
         partitions: Collection[int] | None = None,
-        update_callback: Callable[[str], None] | None = None,
+        hasher: Hasher = fnv1a32,
+        update_callback: UpdateCallback | None = None,
+        auto_reconnect: bool = False,
     ) -> None:
-        """`storage_dir` is a state directory: the files lie under the cluster's id, in a slot that this view locks."""
-        self._config = config
+        """`storage_dir` is a state directory: the files lie under the cluster's id, in a slot that this view locks;
+        `storage_builder` keeps them elsewhere. `hasher` is that of whoever writes the table. `update_callback` changes
+        how records become rows. With `auto_reconnect` a view that no broker answers tries again, until stop().
+        """
+        self._cluster = connect(config)
+        self._storage_builder = storage_builder
+        self._hasher = hasher
+        self._update_callback = update_callback
+        self._auto_reconnect = auto_reconnect
         self._topic = table
         self._codec = codec
         self._storage_dir = storage_dir
         self._wanted = None if partitions is None else frozenset(partitions)
-        self._subscribers: list[Callable[[str], None]] = [update_callback] if update_callback else []
+        self._subscribers: list[Callable[[str], None]] = []
         self._signal: Signal[ViewState] = Signal(ViewState.IDLE)
         self._stopping = threading.Event()
         self._applied = threading.Condition()
@@ -78,18 +91,46 @@ class View(Generic[T]):
         self._thread.start()
 
     def run(self) -> None:
-        """Follows the table until stop(). Raises what ended it."""
+        """Follows the table until stop(). Raises what ended it; GokamsgError at the second time."""
+        with closing(self.turns()) as turns:
+            for _ in turns:
+                pass
+
+    def turns(self) -> Generator[None]:
+        """As run(), one turn at each next(), for whoever has a loop of its own."""
+        if self._ended or self.state != ViewState.IDLE:
+            raise GokamsgError(f"the view of {self._topic!r} was run before; make a new one")
         try:
-            with ExitStack() as stack:
-                self._follow(self._open(stack))
+            while not (yield from self._connected()):
+                self._stopping.wait(RECONNECT_S)
         except Exception as error:
             self._failure = error
             raise
         finally:
             self._ended = True
-            self._tables = {}
-            self._signal.set(ViewState.IDLE)
-            self._notify()
+            self._forget()
+
+    def _connected(self) -> Generator[None, None, bool]:
+        """One connection's time; False when another one is to be tried."""
+        try:
+            with ExitStack() as stack:
+                reader = self._open(stack)
+                self._signal.set(ViewState.CATCH_UP)
+                while not self._stopping.is_set():
+                    self._turn(reader)
+                    yield
+        except BrokerUnavailableError as error:
+            if not self._auto_reconnect:
+                raise
+            self._forget()
+            log.warning("the view of %r connects again: %s", self._topic, error)
+            return self._stopping.is_set()
+        return True
+
+    def _forget(self) -> None:
+        self._tables = {}
+        self._signal.set(ViewState.IDLE)
+        self._notify()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ends the view; what it holds is stored."""
@@ -185,16 +226,15 @@ class View(Generic[T]):
 
     def _open(self, stack: ExitStack) -> TableReader:
         self._signal.set(ViewState.INITIALIZING)
-        cluster = check_broker(self._config)
-        with Admin(self._config) as admin:
+        with closing(self._cluster.admin()) as admin:
             topic = admin.describe_topics([self._topic]).get(self._topic)
         if topic is None:
             raise TopicError(f"table {self._topic!r} does not exist; create it with: gokamsg topics create")
-        build: StorageBuilder = memory_builder
-        if self._storage_dir is not None:
-            identity = acquire(self._storage_dir, cluster.cluster_id, "view")
-            stack.callback(identity.release)
-            build = sqlite_builder(identity.directory)
+        build = self._storage_builder or memory_builder
+        if self._storage_dir is not None and self._storage_builder is None:
+            home = self._cluster.home(self._storage_dir, "view")
+            stack.callback(home.release)
+            build = home.storage
         numbers = sorted(range(topic.partitions) if self._wanted is None else self._wanted)
         if numbers and numbers[-1] >= topic.partitions:
             raise TopicError(
@@ -203,29 +243,27 @@ class View(Generic[T]):
         tables = Tables(build, cache_bytes=CACHE_BYTES // max(1, len(numbers)))
         stack.callback(tables.close_all)
         opened = {number: tables.open(self._topic, number, topic.topic_id) for number in numbers}
-        consumer = TableConsumer(self._config)
+        consumer = self._cluster.table_consumer()
         stack.callback(consumer.close)
-        self._partition_of = Partitioner(topic.partitions)
+        self._partition_of = Partitioner(topic.partitions, self._hasher)
         self._tables = opened
         self._signal.set(ViewState.CONNECTING)
-        reader = TableReader(consumer)
+        reader = TableReader(consumer, self._update_callback)
         ends = consumer.end_offsets([(self._topic, number) for number in numbers], read_committed=True)
         for number, table in opened.items():
             reader.add(table, ends[self._topic, number], follow=True, changed=self._changed)
         self._reader = reader
         return reader
 
-    def _follow(self, reader: TableReader) -> None:
-        self._signal.set(ViewState.CATCH_UP)
-        while not self._stopping.is_set():
-            if self.state != ViewState.RUNNING and not reader.restoring:
-                self._signal.set(ViewState.RUNNING)
-                self._notify()
-            applied = reader.poll(POLL_S)
-            self._evict()
-            if applied:
-                self._notify()
-            self._store(idle=not applied)
+    def _turn(self, reader: TableReader) -> None:
+        if self.state != ViewState.RUNNING and not reader.restoring:
+            self._signal.set(ViewState.RUNNING)
+            self._notify()
+        applied = reader.poll(POLL_S)
+        self._evict()
+        if applied:
+            self._notify()
+        self._store(idle=not applied)
 
     def _store(self, *, idle: bool) -> None:
         for table in self._tables.values():

@@ -13,12 +13,12 @@ is said once, and the worker goes on by itself when they are back.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
-from time import monotonic
 
 from gokamsg.engine.assignment import Assignment
-from gokamsg.engine.clients import Assigned, GroupConsumer
+from gokamsg.engine.clients import Assigned
+from gokamsg.engine.clock import Clock
+from gokamsg.engine.cluster import GroupClient
 from gokamsg.engine.guarantee import Delivery, UncommittedError, UnsettledError
 from gokamsg.engine.options import OnError
 from gokamsg.engine.output import Outputs
@@ -27,6 +27,7 @@ from gokamsg.engine.records import RecordBatch
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables
 from gokamsg.engine.transaction import Transaction
+from gokamsg.engine.visits import Visits
 from gokamsg.errors import BrokerUnavailableError, PositionLostError, ProcessingError
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Worker:
 
     def __init__(
         self,
-        inputs: GroupConsumer,
+        inputs: GroupClient,
         assignment: Assignment,
         transaction: Transaction,
         *,
@@ -54,6 +55,8 @@ class Worker:
         tables: Tables,
         on_error: OnError,
         counters: Counters,
+        clock: Clock,
+        visits: Visits,
     ) -> None:
         self.notice: str | None = None
         self._inputs = inputs
@@ -65,8 +68,11 @@ class Worker:
         self._tables = tables
         self._on_error = on_error
         self._counters = counters
+        self._clock = clock
+        self._now = clock.monotonic
+        self._visits = visits
         self._unsettled = False
-        self._connected_at = self._flushed_at = monotonic()
+        self._connected_at = self._flushed_at = self._now()
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -97,7 +103,7 @@ class Worker:
         if self._transaction.is_open and self._inputs.will_rejoin():
             self._transaction.commit(self._assignment)
         if rest_s := self._transaction.rest_s:
-            time.sleep(min(rest_s, IDLE_WAIT_S))
+            self._clock.sleep(min(rest_s, IDLE_WAIT_S))
         batches = self._inputs.poll(self._wait_s())
         self._watch_connection()
         self._follow_membership()
@@ -109,8 +115,10 @@ class Worker:
             reader.poll(0.05 if reader.restoring else 0.0)
         if batches:
             self._handle(batches)
-        if not self._inputs.arrived():  # drained; what comes during the commit makes the next transaction
+        if not self._visits.waiting and not self._inputs.arrived():  # drained; what comes during the commit makes the next transaction
             self._transaction.commit(self._assignment)
+        if self._visits.waiting and self._assignment.settled:
+            self._visit()
         self._flush_tables()
 
     def finish(self) -> None:
@@ -128,7 +136,7 @@ class Worker:
             self._transaction.abort(self._assignment)
 
     def _wait_s(self) -> float:
-        if self._transaction.is_open or self._assignment.reader.restoring:
+        if self._transaction.is_open or self._assignment.reader.restoring or self._visits.waiting:
             return 0.0
         return IDLE_WAIT_S if self._assignment.settled else 0.02
 
@@ -136,6 +144,7 @@ class Worker:
         events = self._inputs.events()
         if not events:
             return
+        self._visits.abort("the group is rebalanced")
         settled = not self._transaction.is_open or self._transaction.abort(self._assignment)
         for event in events:
             if isinstance(event, Assigned):
@@ -149,7 +158,7 @@ class Worker:
 
     def _handle(self, batches: Mapping[TopicPartition, list[RecordBatch]]) -> None:
         transaction = self._transaction
-        self._outputs.now_ms = time.time_ns() // 1_000_000
+        self._outputs.read_clock()
         for (topic, partition), partition_batches in batches.items():
             processor = self._assignment.running.get(partition)
             if processor is None:
@@ -168,6 +177,13 @@ class Worker:
                 # Behind the last batch there may be markers; the consumer has passed them.
                 transaction.advance(topic, partition, self._inputs.position(topic, partition))
 
+    def _visit(self) -> None:
+        self._outputs.read_clock()
+        self._begin()
+        if self._visits.step(self._assignment.running, self._outputs.now_ms):
+            self._transaction.commit(self._assignment)
+            self._visits.complete()
+
     def _begin(self) -> None:
         membership = self._assignment.membership
         if membership is None:
@@ -177,7 +193,8 @@ class Worker:
     def cut(self, topic: str, partition: int, next_offset: int) -> None:
         """Called between two records once the open transaction has reached its age: commit up to `next_offset`."""
         self._transaction.check_pace(topic, partition, next_offset)
-        self._transaction.advance(topic, partition, next_offset)
+        if topic in self._sources:  # else the name of a visitor
+            self._transaction.advance(topic, partition, next_offset)
         self._transaction.commit(self._assignment)
         self._begin()
 
@@ -193,6 +210,7 @@ class Worker:
     # --- when things break --------------------------------------------------------------------------------------
 
     def _roll_back(self) -> None:
+        self._visits.abort("its transaction was aborted")
         progress = list(self._transaction.progress)
         if not self._transaction.abort(self._assignment):
             self._recover()
@@ -206,6 +224,7 @@ class Worker:
 
     def _recover(self) -> None:
         """Nothing that was read or written in this process since the last commit counts; settle what happened."""
+        self._visits.abort("the outcome of its transaction is not known")
         self._transaction.drop(self._assignment)
         self._assignment.suspend()
         self._unsettled = True
@@ -229,7 +248,7 @@ class Worker:
         fatal = self._inputs.fatal()
         if fatal is not None:
             raise fatal
-        now = monotonic()
+        now = self._now()
         if self._inputs.connected():
             self._connected_at = now
             if self.notice is not None:
@@ -245,7 +264,7 @@ class Worker:
 
     def _flush_tables(self) -> None:
         """Bring committed rows to the files in bulk: when there are many, or when there is time."""
-        now = monotonic()
+        now = self._now()
         idle = not self._transaction.is_open and now - self._flushed_at >= FLUSH_AGE_S
         for table in self._tables:
             if table.dirty_rows >= FLUSH_ROWS or (idle and table.dirty_rows):

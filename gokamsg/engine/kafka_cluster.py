@@ -1,0 +1,78 @@
+"""The Kafka cluster at the addresses of a ClientConfig, and state directories on this machine's disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gokamsg.engine.clients import (
+    Admin,
+    BatchSender,
+    ClientConfig,
+    ClusterInfo,
+    GroupConsumer,
+    IdempotentProducer,
+    TableConsumer,
+    TransactionalProducer,
+    check_broker,
+)
+from gokamsg.engine.clock import Clock
+from gokamsg.engine.cluster import Cluster
+from gokamsg.engine.identity import Identity, acquire
+from gokamsg.engine.offsets import HandledMarks
+from gokamsg.engine.storage import Storage
+from gokamsg.engine.tables import sqlite_builder
+
+
+class KafkaCluster:
+    """See engine/cluster.py. Raises BrokerUnavailableError where nobody answers, StateError for the directory."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self.clock = Clock()
+
+    def check(self) -> ClusterInfo:
+        return check_broker(self._config)
+
+    def admin(self) -> Admin:
+        return Admin(self._config)
+
+    def group_consumer(self, *, group: str, instance_id: str, topics: Sequence[str]) -> GroupConsumer:
+        return GroupConsumer(self._config, group=group, instance_id=instance_id, topics=topics)
+
+    def table_consumer(self) -> TableConsumer:
+        return TableConsumer(self._config)
+
+    def transactional_producer(self, *, transactional_id: str, transaction_timeout_ms: int) -> TransactionalProducer:
+        return TransactionalProducer(
+            self._config, transactional_id=transactional_id, transaction_timeout_ms=transaction_timeout_ms
+        )
+
+    def idempotent_producer(self) -> IdempotentProducer:
+        return IdempotentProducer(self._config)
+
+    def sender(self) -> BatchSender:
+        return BatchSender(self._config, enable_idempotence=True)
+
+    def home(self, state_dir: Path, group: str) -> "DiskHome":
+        return DiskHome(acquire(state_dir, self.check().cluster_id, group))
+
+
+class DiskHome:
+    """A locked slot in the state directory."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self.instance_id = identity.instance_id
+        self.transactional_id = identity.transactional_id
+        self.marks = HandledMarks(identity.directory.parent / "handled")
+        self._build = sqlite_builder(identity.directory)
+
+    def storage(self, topic: str, partition: int, topic_id: str) -> Storage:
+        return self._build(topic, partition, topic_id)
+
+    def release(self) -> None:
+        self._identity.release()
+
+
+def connect(config: ClientConfig | Cluster) -> Cluster:
+    """The cluster of a configuration; a cluster stands for itself."""
+    return KafkaCluster(config) if isinstance(config, ClientConfig) else config
