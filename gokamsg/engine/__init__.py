@@ -26,20 +26,23 @@ from gokamsg.engine.graph import (
     Visitor,
     define_group,
 )
-from gokamsg.engine.hashing import Partitioner, fnv1a32
+from gokamsg.engine.hashing import Hasher, Partitioner, fnv1a32
 from gokamsg.engine.names import Group, Stream, Table, loop_of, table_of
-from gokamsg.engine.options import GUARANTEES, ON_ERROR, STARTS, ProcessorOptions
+from gokamsg.engine.options import GUARANTEES, NIL_HANDLING, ON_ERROR, STARTS, ProcessorOptions
 from gokamsg.engine.processor import Processor
 from gokamsg.engine.state import ProcessorState, ViewState
 from gokamsg.engine.stats import ProcessorStatus
 from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
 from gokamsg.engine.table_reader import RestoreProgress
 from gokamsg.engine.tail import Tail, TailRecord
+from gokamsg.engine.tester import QueueTracker, TestedProcessor, Tester
 from gokamsg.engine.topics import TopicManager
+from gokamsg.engine.updates import Rows, UpdateCallback, UpdateContext, default_update
 from gokamsg.engine.view import View
 
 __all__ = [
     "GUARANTEES",
+    "NIL_HANDLING",
     "ON_ERROR",
     "STARTS",
     "Admin",
@@ -51,6 +54,7 @@ __all__ = [
     "Emitter",
     "Group",
     "GroupGraph",
+    "Hasher",
     "Input",
     "Inputs",
     "Int64",
@@ -67,8 +71,10 @@ __all__ = [
     "ProcessorState",
     "ProcessorStatus",
     "Promise",
+    "QueueTracker",
     "RecordPosition",
     "RestoreProgress",
+    "Rows",
     "SQLiteStorage",
     "Storage",
     "Stream",
@@ -76,11 +82,16 @@ __all__ = [
     "Table",
     "Tail",
     "TailRecord",
+    "TestedProcessor",
+    "Tester",
     "TopicManager",
+    "UpdateCallback",
+    "UpdateContext",
     "View",
     "ViewState",
     "Visitor",
     "check_broker",
+    "default_update",
     "define_group",
     "fnv1a32",
     "loop_of",

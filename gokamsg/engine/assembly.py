@@ -6,7 +6,7 @@ closes what it has opened, in reverse order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -98,29 +98,6 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
     graph, options, outputs = parts.graph, parts.options, parts.outputs
     pace, deferral = Pace(parts.clock.monotonic), Deferral()
 
-    def build(partition: int, table: PartitionTable | None) -> PartitionProcessor:
-        context = Context(
-            graph,
-            partition,
-            table=table,
-            joins=parts.joins,
-            lookups=parts.lookups,
-            outputs=outputs,
-            deferral=deferral,
-            max_message_bytes=options.max_message_bytes,
-            default_headers=options.default_headers,
-        )
-        return PartitionProcessor(
-            context,
-            outputs,
-            table=table,
-            pace=pace,
-            on_bad=worker.bad,
-            cut=worker.cut,
-            nil_handling=options.nil_handling,
-            wrapper=options.context_wrapper,
-        )
-
     assignment = Assignment(
         graph,
         parts.clients,
@@ -130,7 +107,7 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
         lookups=parts.lookups,
         marks=marks,
         options=options,
-        build=build,
+        build=_partition_builder(parts, pace, deferral, lambda: worker),
     )
     transaction = Transaction(
         parts.delivery,
@@ -155,6 +132,37 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
         visits=parts.visits,
     )
     return Assembled(worker, assignment, parts.clients.inputs, outputs)
+
+
+def _partition_builder(
+    parts: _Parts, pace: Pace, deferral: Deferral, worker: Callable[[], Worker]
+) -> Callable[[int, PartitionTable | None], PartitionProcessor]:
+    options = parts.options
+
+    def build(partition: int, table: PartitionTable | None) -> PartitionProcessor:
+        context = Context(
+            parts.graph,
+            partition,
+            table=table,
+            joins=parts.joins,
+            lookups=parts.lookups,
+            outputs=parts.outputs,
+            deferral=deferral,
+            max_message_bytes=options.max_message_bytes,
+            default_headers=options.default_headers,
+        )
+        return PartitionProcessor(
+            context,
+            parts.outputs,
+            table=table,
+            pace=pace,
+            on_bad=worker().bad,
+            cut=worker().cut,
+            nil_handling=options.nil_handling,
+            wrapper=options.context_wrapper,
+        )
+
+    return build
 
 
 def sources(graph: GroupGraph) -> dict[str, Source]:

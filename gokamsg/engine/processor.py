@@ -73,6 +73,12 @@ class Processor:
         return self._signal.state == ProcessorState.RUNNING
 
     @property
+    def idle(self) -> bool:
+        """Whether everything that was handled is committed, and no visit waits. Not whether inputs hold more."""
+        parts = self._parts
+        return parts is None or parts.worker.idle
+
+    @property
     def error(self) -> Exception | None:
         """What ended run(), None while it runs and after an orderly end."""
         return self._error

@@ -121,6 +121,11 @@ class Worker:
             self._visit()
         self._flush_tables()
 
+    @property
+    def idle(self) -> bool:
+        """True when nothing is open, unknown or asked for."""
+        return not (self._transaction.is_open or self._unsettled or self._visits.waiting)
+
     def finish(self) -> None:
         """Commit what is open, as the last thing before a stop."""
         try:
