@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from gokamsg.engine.assignment import Assignment, Clients
@@ -50,6 +51,7 @@ def assemble(
     *,
     counters: Counters,
     visits: Visits,
+    stopping: Event,
     stack: ExitStack,
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
@@ -68,6 +70,7 @@ def assemble(
         options=options,
         counters=counters,
         visits=visits,
+        stopping=stopping,
         clients=clients,
         delivery=delivery,
         tables=tables,
@@ -85,6 +88,7 @@ class _Parts:
     options: ProcessorOptions
     counters: Counters
     visits: Visits
+    stopping: Event
     clients: Clients
     delivery: Delivery
     tables: Tables
@@ -150,6 +154,7 @@ def _partition_builder(
             deferral=deferral,
             max_message_bytes=options.max_message_bytes,
             default_headers=options.default_headers,
+            stopping=parts.stopping,
         )
         return PartitionProcessor(
             context,

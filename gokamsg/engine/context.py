@@ -100,6 +100,7 @@ class Context:
         "_partition",
         "_records",
         "_staged",
+        "_stopping",
         "_table",
         "_topic",
         "_write",
@@ -119,7 +120,9 @@ class Context:
         deferral: Deferral,
         max_message_bytes: int,
         default_headers: Mapping[str, bytes | None] | None = None,
+        stopping: threading.Event | None = None,
     ) -> None:
+        self._stopping = stopping or threading.Event()
         self._default_headers = dict(default_headers or {})
         self._emit_headers: Headers = tuple(self._default_headers.items())
         self._graph = graph
@@ -264,6 +267,10 @@ class Context:
         if isinstance(error, BaseException):
             raise ProcessingError(str(error)) from error
         raise ProcessingError(error)
+
+    def context(self) -> threading.Event:
+        """Is set when the processor stops or has failed: for threads of a callback's own, which may keep it."""
+        return self._stopping
 
     def defer_commit(self) -> Callable[[BaseException | None], None]:
         """Hold the transaction of this record until the returned function is called, from any thread, with None

@@ -11,8 +11,9 @@ from typing import Any
 
 from gokamsg.engine.clients import BATCH_BYTES
 from gokamsg.engine.clock import Clock
+from gokamsg.engine.counts import OutputStats
 from gokamsg.engine.hashing import Partitioner
-from gokamsg.engine.records import BatchBuilder
+from gokamsg.engine.records import HEADER_BYTES, BatchBuilder
 
 Headers = Sequence[tuple[str, bytes | None]]
 OpenBatch = tuple[str, int, BatchBuilder]
@@ -27,13 +28,14 @@ LIMIT_BYTES = 768 << 10
 class OutputTopic:
     """One topic that a worker writes to."""
 
-    __slots__ = ("_builders", "_outputs", "partition_of", "partitions", "topic")
+    __slots__ = ("_builders", "_outputs", "bytes", "count", "partition_of", "partitions", "topic")
 
     def __init__(self, outputs: Outputs, topic: str, partition_of: Partitioner, partitions: int) -> None:
         self.topic = topic
         self.partitions = partitions
         self._outputs = outputs
         self.partition_of = partition_of
+        self.count = self.bytes = 0  # of what was handed to the producer
         self._builders: list[BatchBuilder | None] = [None] * partitions
 
     def append(self, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
@@ -46,6 +48,7 @@ class OutputTopic:
         if builder is None:
             builder = self._builders[partition] = BatchBuilder()
         elif builder.size + len(key) + (len(value) if value else 0) > LIMIT_BYTES or builder.size >= BATCH_BYTES:
+            self._sent(builder)
             self._outputs.send([(self.topic, partition, builder)])
             builder = self._builders[partition] = BatchBuilder()
         builder.append(key, value, self._outputs.now_ms, headers)
@@ -56,7 +59,13 @@ class OutputTopic:
             (self.topic, number, builder) for number, builder in enumerate(self._builders) if builder is not None
         ]
         self._builders = [None] * self.partitions
+        for _, _, builder in batches:
+            self._sent(builder)
         return batches
+
+    def _sent(self, builder: BatchBuilder) -> None:
+        self.count += builder.count
+        self.bytes += builder.size - HEADER_BYTES
 
     def discard(self) -> None:
         """Drop every open batch."""
@@ -86,6 +95,10 @@ class Outputs:
         if known is None:
             known = self._topics[topic] = OutputTopic(self, topic, partition_of, partitions)
         return known
+
+    def stats(self) -> dict[str, OutputStats]:
+        """What was sent, by topic."""
+        return {name: OutputStats(topic.count, topic.bytes) for name, topic in self._topics.items()}
 
     def topic(self, name: str) -> OutputTopic:
         """The registered topic `name`."""

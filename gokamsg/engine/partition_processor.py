@@ -17,9 +17,11 @@ from typing import Any
 
 from gokamsg.engine.codec import Codec
 from gokamsg.engine.context import Context, Handled
+from gokamsg.engine.counts import InputCount
 from gokamsg.engine.options import NilHandling
 from gokamsg.engine.output import Headers, Outputs, OutputTopic, decode_key
 from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.records import Records
 from gokamsg.errors import CodecError
 
 
@@ -96,6 +98,8 @@ class PartitionProcessor:
         self._pace = pace
         self._on_bad = on_bad
         self._cut = cut
+        self.inputs: dict[str, InputCount] = {}
+        self.writes = self.written_bytes = 0
         self._null = _NULLS[nil_handling]
         self._wrapper = wrapper
         self._headers: dict[bytes, Headers] = {}  # of the writes in the overlay, where a callback gave any
@@ -145,7 +149,17 @@ class PartitionProcessor:
         overlay, headers = self.table.overlay, self._headers
         for key, value in overlay.items():
             output.append_to(self.partition, key, value, headers.get(key, ()) if headers else ())
+        self.writes += len(overlay)
+        self.written_bytes += sum(map(len, filter(None, overlay.values())))
         return len(overlay)
+
+    def count(self, topic: str, records: Records, now_ms: int) -> None:
+        """For the stats: these were handled."""
+        count = self.inputs.setdefault(topic, InputCount())
+        last = len(records.offsets) - 1
+        if last >= 0:
+            delay_s = (now_ms - records.timestamp(last)) / 1000
+            count.add(records.values, last + 1, records.offsets[last], delay_s)
 
     def committed(self, position: int | None) -> None:
         """The transaction with the overlay is committed; `position` is the changelog's next offset after its writes."""

@@ -21,7 +21,7 @@ from gokamsg.engine.kafka_cluster import connect
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.output import encode_key
 from gokamsg.engine.state import ProcessorState, Signal
-from gokamsg.engine.stats import Counters, ProcessorStatus
+from gokamsg.engine.stats import Counters, PartitionStats, ProcessorStats, ProcessorStatus
 from gokamsg.engine.visits import Visit, Visits
 from gokamsg.errors import ProcessingError
 
@@ -154,6 +154,7 @@ class Processor:
                     self._options,
                     counters=self._counters,
                     visits=self._visits,
+                    stopping=self._stopping,
                     stack=stack,
                 )
                 stack.callback(parts.worker.abandon)
@@ -172,6 +173,7 @@ class Processor:
             raise
         finally:
             self._parts = None
+            self._stopping.set()
             self._visits.close()
             self._signal.set(ProcessorState.STOPPED)
             self._report()
@@ -201,6 +203,32 @@ class Processor:
             table_lag=self._table_lag,
             notice=parts.worker.notice if parts else None,
         )
+
+    def stats(self) -> ProcessorStats:
+        """What went through this processor since it has its partitions, in Goka's terms. From any thread."""
+        parts = self._parts
+        if parts is None:
+            return ProcessorStats({}, {}, {})
+        counts = dict(parts.assignment.reader.counts)
+        own = self.graph.group_table
+        joins = [edge.topic for edge in self.graph.joint_tables]
+        partitions = {}
+        for number, processor in list(parts.assignment.running.items()):
+            count = counts.get((own.topic, number)) if own is not None else None
+            if count is not None:
+                count.writes, count.written_bytes = processor.writes, processor.written_bytes
+            partitions[number] = PartitionStats(
+                table=None if count is None else count.stats(),
+                joined={name: counts[name, number].stats() for name in joins if (name, number) in counts},
+                input={
+                    topic: seen.stats(self._lag.get((topic, number))) for topic, seen in list(processor.inputs.items())
+                },
+            )
+        lookups = {
+            edge.topic: {number: count.stats() for (topic, number), count in counts.items() if topic == edge.topic}
+            for edge in self.graph.lookup_tables
+        }
+        return ProcessorStats(partitions, lookups, parts.outputs.stats())
 
     def _report(self) -> None:
         now = monotonic()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
+from gokamsg.engine.counts import InputStats, OutputStats, TableStats
 from gokamsg.engine.state import ProcessorState
 from gokamsg.engine.table_reader import RestoreProgress
 
@@ -42,6 +43,24 @@ class ProcessorStatus:
     def total_lag(self) -> int:
         """Records behind, over all inputs."""
         return sum(self.lag.values())
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStats:
+    """One partition of the group, as this processor has it."""
+
+    table: TableStats | None  # None without Persist
+    joined: Mapping[str, TableStats]  # by table
+    input: Mapping[str, InputStats]  # by input stream and loop
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorStats:
+    """What went through a processor, in Goka's terms. Outputs are counted per processor, not per partition."""
+
+    group: Mapping[int, PartitionStats]
+    lookup: Mapping[str, Mapping[int, TableStats]]  # by table, then partition
+    output: Mapping[str, OutputStats]  # by topic: outputs, loop and table
 
 
 class Counters:

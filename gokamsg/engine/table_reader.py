@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from gokamsg.engine.cluster import TableClient
+from gokamsg.engine.counts import TableCount
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.records import RecordBatch
 from gokamsg.engine.updates import UpdateCallback, changes_of
@@ -48,6 +49,7 @@ class _Reading:
     end: int
     follow: bool
     changed: Changed | None
+    count: TableCount
     restored: bool = False
 
 
@@ -58,6 +60,7 @@ class TableReader:
         self.records = 0  # applied since the start
         self._consumer = consumer
         self._update = update
+        self.counts: dict[TopicPartition, TableCount] = {}
         self._readings: dict[TopicPartition, _Reading] = {}
         self._stage_began = monotonic()
         self._stage: list[_Reading] = []
@@ -71,9 +74,12 @@ class TableReader:
             self._stage_began = monotonic()
         if table.position > end:
             table.discard()  # ahead of the log: the topic was truncated or made anew
-        reading = _Reading(table, table.position, end, follow, changed)
+        count = self.counts[key] = TableCount(table.position, end)
+        reading = _Reading(table, table.position, end, follow, changed, count)
         self._stage.append(reading)
         reading.restored = table.position >= end
+        if reading.restored:
+            count.recovered()
         if reading.restored and not follow:
             self._readings.pop(key, None)
         else:
@@ -82,6 +88,7 @@ class TableReader:
 
     def remove(self, topic: str, partition: int) -> None:
         """Stop reading this table partition."""
+        self.counts.pop((topic, partition), None)
         reading = self._readings.pop((topic, partition), None)
         if reading is not None:
             self._stage = [r for r in self._stage if r is not reading]
@@ -155,6 +162,7 @@ class TableReader:
                 reading.changed(table.partition, changes)
             applied += batch.count
             self.records += batch.count
+            reading.count.input.add(changes.values(), batch.count, batch.next_offset - 1)
             if table.dirty_rows >= FLUSH_ROWS:
                 table.flush()
         return applied
@@ -164,8 +172,10 @@ class TableReader:
         position = self._consumer.position(*key)
         if position is not None and position > reading.table.position:
             reading.table.apply({}, position)
+        reading.count.move(reading.table.position)
         if not reading.restored and reading.table.position >= reading.end:
             reading.restored = True
+            reading.count.recovered()
             reading.table.flush()
             return 1
         return 0

@@ -11,6 +11,7 @@ One thread at a time.
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from typing import Literal
 
 from gokamsg.engine.clients import ClientConfig, NewTopic, Topic
 from gokamsg.engine.cluster import Cluster
@@ -22,6 +23,9 @@ __all__ = ["Topic", "TopicManager"]
 
 log = logging.getLogger(__name__)
 
+Mismatch = Literal["ignore", "warn", "fail"]
+MISMATCH: tuple[Mismatch, ...] = ("ignore", "warn", "fail")
+
 PARTITIONS = 8
 REPLICATION = 3  # or as many as there are brokers
 DAY_MS = 24 * 60 * 60 * 1000
@@ -29,9 +33,21 @@ RETENTION_MS = 7 * DAY_MS
 
 
 class TopicManager:
-    """See the module. A context manager: it has a connection."""
+    """See the module. A context manager: it has a connection.
 
-    def __init__(self, config: ClientConfig | Cluster) -> None:
+    `mismatch` says what the ensure methods do about a topic that exists otherwise than they would make it, in partition
+    count, the settings given, or replication where that is given: "ignore" it, "warn" of it, or "fail" (TopicError).
+    By default they fail where data would be misplaced or lost, at another partition count and at a table that is not
+    compacted, and ignore the rest. With `no_create` a topic that is missing is a TopicError.
+    """
+
+    def __init__(
+        self, config: ClientConfig | Cluster, *, mismatch: Mismatch | None = None, no_create: bool = False
+    ) -> None:
+        if mismatch not in (None, *MISMATCH):
+            raise UsageError(f"{mismatch!r} is nothing to do about a mismatch; choose one of: {', '.join(MISMATCH)}")
+        self._mismatch = mismatch
+        self._no_create = no_create
         self._admin = connect(config).admin()
         self._brokers: int | None = None
 
@@ -91,7 +107,7 @@ class TopicManager:
         """Whether it was made. TopicError when it exists with another partition count, or is not compacted."""
         settings = {"cleanup.policy": "compact", **(config or {})}
         made = self.ensure_topic(name, partitions, replication=replication, config=settings)
-        if not made:
+        if not made and self._mismatch is None:
             self._check_table(name)
         return made
 
@@ -104,10 +120,14 @@ class TopicManager:
         existing = self._admin.describe_topics([name]).get(name)
         made = False
         if existing is None:
+            if self._no_create:
+                raise TopicError(f"topic {name!r} does not exist, and is not to be made here; create it first")
             topic = NewTopic(name, partitions, self._replication(replication), config or {})
             made = bool(self._admin.create_topics([topic]))
             existing = self._existing([name])[name]
-        if existing.partitions != partitions:
+        if not made and self._mismatch is not None:
+            self._compare(existing, partitions, replication, config or {})
+        elif existing.partitions != partitions:
             raise TopicError(
                 f"topic {name!r} has {existing.partitions} partitions instead of {partitions}, and keys are placed by "
                 "that number; ask for as many, or delete the topic to have it made again"
@@ -144,6 +164,21 @@ class TopicManager:
                 f"topics of one group must have equally many partitions: {shown}; "
                 "delete those that are wrong to have them made again"
             )
+
+    def _compare(self, topic: Topic, partitions: int, replication: int | None, config: Mapping[str, str]) -> None:
+        """Do what the option says about a topic that is other than it would be made."""
+        if self._mismatch == "ignore":
+            return
+        found: list[tuple[str, object, object]] = [("partitions", topic.partitions, partitions)]
+        if replication is not None:
+            found.append(("replicas", topic.replication, replication))
+        present = self.config(topic.name) if config else {}
+        found += [(name, present.get(name), wanted) for name, wanted in config.items()]
+        wrong = ", ".join(f"{name} is {there}, not {wanted}" for name, there, wanted in found if there != wanted)
+        if wrong and self._mismatch == "fail":
+            raise TopicError(f"topic {topic.name!r} is not as it should be: {wrong}; change it or delete it")
+        if wrong:
+            log.warning("topic %r is not as it should be: %s", topic.name, wrong)
 
     def _existing(self, names: Collection[str]) -> dict[str, Topic]:
         found = dict(self._admin.describe_topics(names))

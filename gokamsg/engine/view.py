@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 from gokamsg.engine.clients import ClientConfig
 from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.codec import Codec
+from gokamsg.engine.counts import TableStats
 from gokamsg.engine.hashing import Hasher, Partitioner, fnv1a32
 from gokamsg.engine.kafka_cluster import connect
 from gokamsg.engine.partition_table import PartitionTable
@@ -170,6 +171,11 @@ class View(Generic[T]):
             return 0, 0
         found = reader.progress()
         return found.rows_done, max(0, found.rows - found.rows_done)
+
+    def stats(self) -> dict[int, TableStats]:
+        """What was read, by partition."""
+        reader = self._reader
+        return {} if reader is None else {number: count.stats() for (_, number), count in reader.counts.items()}
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -173,6 +173,7 @@ class Worker:
                 self._begin()
                 records = batch.split()
                 processor.process(source, records)
+                processor.count(topic, records, self._outputs.now_ms)
                 transaction.advance(
                     topic, partition, batch.next_offset, records=len(records.offsets), size=len(batch.raw)
                 )

@@ -201,9 +201,8 @@ class Tester:
 
     def clear_values(self) -> None:
         """Remove every row of every table."""
-        tables = [
-            topic for topic in self._broker.topics.values() if "compact" in topic.config.get("cleanup.policy", "")
-        ]
+        topics = self._broker.topics.values()
+        tables = [topic for topic in topics if topic.config.get("cleanup.policy") == "compact"]
         self._stop_owners({topic.name for topic in tables})
         for topic in tables:
             for key in list(topic.rows):
