@@ -43,9 +43,10 @@ class BadRecord:
     offset: int
     key: str
     error: Exception
+    decoded: bool = True  # False: it never came to a callback
 
     def __str__(self) -> str:
-        what = "cannot be decoded" if isinstance(self.error, CodecError) else "failed in its callback"
+        what = "failed in its callback" if self.decoded else "cannot be decoded"
         key = self.key if len(self.key) <= 60 else f"{self.key[:57]}..."
         return (
             f"record {self.topic}/{self.partition}@{self.offset} (key {key!r}) {what}:"
@@ -120,7 +121,7 @@ class PartitionProcessor:
             for index, value in enumerate(values):
                 if mixed and value.__class__ is _Unusable:
                     if value.error is not None:
-                        self._bad(source, records, index, value.error)
+                        self._bad(source, records, index, value.error, decoded=False)
                 else:
                     context._index = index
                     try:
@@ -185,9 +186,9 @@ class PartitionProcessor:
         if context._write_headers or self._headers:
             self._headers[key] = context._write_headers
 
-    def _bad(self, source: Source, records: Handled, index: int, error: Exception) -> None:
+    def _bad(self, source: Source, records: Handled, index: int, error: Exception, *, decoded: bool = True) -> None:
         key = decode_key(records.keys[index])
-        self._on_bad(BadRecord(source.topic, self.partition, records.offsets[index], key, error))
+        self._on_bad(BadRecord(source.topic, self.partition, records.offsets[index], key, error, decoded))
 
 
 def _wrapped(

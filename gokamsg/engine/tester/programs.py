@@ -16,7 +16,10 @@ NO_DIRECTORY = Path("/nonexistent/gokamsg-tester")
 
 
 class TestedProcessor:
-    """One instance of a group in a tester. Over crashes and restarts it keeps its place (ids and local tables)."""
+    """One instance of a group in a tester. Over crashes and restarts it keeps its place (ids and local tables).
+
+    An error that it cannot go on after is raised to the test, kept in `error`, and ends it until start().
+    """
 
     __test__ = False  # for pytest: no test class
 
@@ -30,6 +33,7 @@ class TestedProcessor:
         graph.validate()
         self.graph = graph
         self.crashes = 0
+        self.error: Exception | None = None
         self._open_session = open_session
         self._catch_up = catch_up
         self._options = ProcessorOptions(**{"state_dir": NO_DIRECTORY, **options})
@@ -90,7 +94,8 @@ class TestedProcessor:
                 self._end()
 
     def start(self) -> None:
-        """Bring it up again after stop(), with the tester's next work."""
+        """Bring it up again after stop() or an error, with the tester's next work."""
+        self.error = None
         self._stopped = False
 
     # --- for the tester -----------------------------------------------------------------------------------------
@@ -113,7 +118,8 @@ class TestedProcessor:
         except Crash:
             self.crashes += 1
             self._end()
-        except Exception:
+        except Exception as error:
+            self.error = error
             self._stopped = True
             self._end()
             raise
