@@ -129,3 +129,27 @@ def test_promises_are_kept_over_a_restart_and_waiting_ends_when_nobody_answers(o
     assert later.result(30).offset == 2
     emitter.finish()
     assert [record.value for record in stored(own_cluster, "t")] == [b"before", b"unknown", b"later"]
+
+
+@pytest.mark.goka("emitter: finish", "emitter: finish twice", "emitter: emit after finish")
+def test_finish_waits_for_all_and_may_be_called_again(kafka_cluster: KafkaCluster, topic: str) -> None:
+    emitter = Emitter(ClientConfig(kafka_cluster.address), topic, Int64())
+    promises = [emitter.emit(f"k{number}", number) for number in range(500)]
+    emitter.finish()
+    assert all(promise.done for promise in promises)
+    emitter.finish()
+    with pytest.raises(GokamsgError, match="is finished"):
+        emitter.emit("k", 1)
+    assert sorted(int(record.value) for record in stored(kafka_cluster, topic)) == list(range(500))
+
+
+@pytest.mark.goka("emitter: promise with message", "emitter: hasher")
+def test_a_promise_tells_where_the_record_lies(kafka_cluster: KafkaCluster, topic: str) -> None:
+    emitter = Emitter(ClientConfig(kafka_cluster.address), topic, Int64(), hasher=lambda key: 3)
+    told: list[tuple[RecordPosition | None, Exception | None]] = []
+    emitter.emit("k", 1).then_with_message(lambda position, error: told.append((position, error))).result()
+    eventually("the callback", lambda: told)
+    emitter.emit("k", 2).then_with_message(lambda position, error: told.append((position, error))).result()
+    emitter.finish()
+    assert told == [(RecordPosition(topic, 3, 0), None), (RecordPosition(topic, 3, 1), None)]
+    assert {record.partition for record in stored(kafka_cluster, topic)} == {3}

@@ -1,11 +1,13 @@
 """Topics on a real Kafka: made once, never changed, and refused with a way out when they do not fit."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from gokamsg.engine.clients import ClientConfig
 from gokamsg.engine.codec import String
+from gokamsg.engine.emitter import Emitter
 from gokamsg.engine.graph import Input, Join, Lookup, Loop, Output, Persist, define_group
 from gokamsg.engine.topics import TopicManager
 from gokamsg.errors import TopicError, UsageError
@@ -98,3 +100,56 @@ def test_inputs_that_are_not_copartitioned_are_refused(manager: TopicManager, fr
     with pytest.raises(TopicError, match=f"equally many partitions: '{one}' has 2, '{two}' has 3"):
         manager.check_copartitioned([one, two])
     manager.check_copartitioned([one])
+
+
+@pytest.mark.goka("topic manager: mismatch ignore", "topic manager: mismatch warn", "topic manager: mismatch fail")
+def test_what_is_done_about_a_mismatch_can_be_chosen(
+    kafka_cluster: KafkaCluster, fresh_name: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = fresh_name("stream")
+    config = ClientConfig(kafka_cluster.address)
+    with TopicManager(config) as manager:
+        manager.ensure_stream(name, 2, retention_ms=1000)
+    with TopicManager(config, mismatch="ignore") as manager:
+        assert not manager.ensure_stream(name, 3)
+        assert not manager.ensure_table(name, 3)
+    assert "not as it should be" not in caplog.text
+    wrong = "partitions is 2, not 3, retention.ms is 1000, not 604800000"
+    with TopicManager(config, mismatch="warn") as manager:
+        assert not manager.ensure_stream(name, 3)
+    assert f"'{name}' is not as it should be: {wrong}" in caplog.text
+    with TopicManager(config, mismatch="fail") as manager:
+        with pytest.raises(TopicError, match=f"is not as it should be: {wrong}"):
+            manager.ensure_stream(name, 3)
+        with pytest.raises(TopicError, match="replicas is 1, not 7"):
+            manager.ensure_topic(name, 2, replication=7)
+        assert not manager.ensure_stream(name, 2, retention_ms=1000)
+        assert not manager.ensure_topic(name, 2)
+    with pytest.raises(UsageError, match="'panic' is nothing to do about a mismatch"):
+        TopicManager(config, mismatch="panic")  # type: ignore[arg-type]
+
+
+@pytest.mark.goka("topic manager: no create")
+def test_a_manager_that_makes_nothing_refuses_what_is_missing(kafka_cluster: KafkaCluster, fresh_name: Names) -> None:
+    name = fresh_name("stream")
+    with TopicManager(ClientConfig(kafka_cluster.address), no_create=True) as manager:
+        with pytest.raises(TopicError, match="is not to be made here"):
+            manager.ensure_stream(name)
+        assert manager.describe([name]) == {}
+
+
+@pytest.mark.goka("topic manager: partitions, get_offset")
+def test_offsets_are_told_by_time(kafka_cluster: KafkaCluster, fresh_name: Names) -> None:
+    name = fresh_name("stream")
+    config = ClientConfig(kafka_cluster.address)
+    with TopicManager(config) as manager:
+        manager.ensure_stream(name, 1)
+        emitter = Emitter(config, name, String())
+        before = int(time.time() * 1000) - 60_000
+        for value in ("a", "b"):
+            emitter.emit_sync("k", value)
+        emitter.finish()
+        assert manager.get_offset(name, 0, -2) == 0
+        assert manager.get_offset(name, 0, -1) == 2
+        assert manager.get_offset(name, 0, before) == 0
+        assert manager.get_offset(name, 0, before + 120_000) == -1

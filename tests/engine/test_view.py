@@ -175,3 +175,39 @@ def test_a_view_goes_on_after_the_broker_was_away(own_cluster: KafkaServer) -> N
         assert eventually("the change", lambda: view.get("a") == "2", timeout_s=30)
         assert view.recovered
     scene.emitter.finish()
+
+
+@pytest.mark.goka("view: auto-reconnect", "view: states")
+def test_a_view_that_reconnects_waits_for_its_broker(own_cluster: KafkaServer) -> None:
+    scene = Scene(own_cluster, "table")
+    scene.put({"a": "1"})
+    scene.emitter.finish()
+    own_cluster.stop()
+    states: list[ViewState] = []
+    with scene.view() as impatient:
+        with pytest.raises(BrokerUnavailableError):
+            impatient.wait_running(20)
+        with pytest.raises(GokamsgError, match="was run before"):
+            impatient.run()
+    with scene.view(auto_reconnect=True) as view:
+        view.observe_state_changes(states.append)
+        eventually("it has tried once", lambda: states.count(ViewState.IDLE) >= 2, timeout_s=30)
+        with pytest.raises(GokamsgError, match="not open"):
+            view.get("a")
+        own_cluster.start()
+        assert view.wait_running(40)
+        assert view.get("a") == "1"
+    wanted = [ViewState.INITIALIZING, ViewState.CONNECTING, ViewState.CATCH_UP, ViewState.RUNNING, ViewState.IDLE]
+    assert states[-5:] == wanted
+
+
+@pytest.mark.goka("view: auto-reconnect")
+def test_a_view_that_reconnects_can_be_stopped_while_it_waits() -> None:
+    view = View(ClientConfig(f"127.0.0.1:{free_port()}"), "t", String(), auto_reconnect=True)
+    states: list[ViewState] = []
+    view.observe_state_changes(states.append)
+    view.start()
+    eventually("it has tried once", lambda: states.count(ViewState.IDLE) >= 2, timeout_s=30)
+    view.stop()
+    assert not view.wait_running(1)
+    assert view.state == ViewState.IDLE
