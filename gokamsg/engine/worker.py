@@ -115,7 +115,9 @@ class Worker:
             reader.poll(0.05 if reader.restoring else 0.0)
         if batches:
             self._handle(batches)
-        if not self._visits.waiting and not self._inputs.arrived():  # drained; what comes during the commit makes the next transaction
+        if (
+            not self._visits.waiting and not self._inputs.arrived()
+        ):  # drained; what comes during the commit makes the next transaction
             self._transaction.commit(self._assignment)
         if self._visits.waiting and self._assignment.settled:
             self._visit()

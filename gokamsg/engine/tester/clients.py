@@ -21,6 +21,9 @@ from gokamsg.errors import FencedError, IdentityError, PositionLostError, Transa
 MOST_BATCHES = 3
 """A poll hands out 1 to so many batches of a partition, by the tester's dice."""
 
+GATHERS = 0.5
+"""How often a worker that has more to read is told so, and gathers it into its transaction."""
+
 
 class Life(Protocol):
     """What a client knows of its session."""
@@ -108,6 +111,12 @@ class MemoryGroupConsumer(_Reader):
             return False
         ends = self._broker.stable_ends(self._positions)
         return self.will_rejoin() or any(self._positions[part] < end for part, end in ends.items())
+
+    def arrived(self) -> bool:
+        """By the tester's dice, so that transactions are cut here and there."""
+        ends = self._broker.stable_ends(self._positions.keys() - self._paused)
+        more = any(self._positions[part] < end for part, end in ends.items())
+        return more and self._broker.random.random() < GATHERS
 
     def events(self) -> list[Event]:
         events, self._events = self._events, []

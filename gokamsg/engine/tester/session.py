@@ -64,7 +64,7 @@ class Session:
     def __init__(self, broker: MemoryBroker, disk: Disk, slot: int, crashes: Callable[[], bool] | None = None) -> None:
         self.alive = True
         self.broker = broker
-        self.clock = Clock(time=lambda: broker.now, monotonic=self._look)
+        self.clock = Clock(time=lambda: broker.now, monotonic=self._look, sleep=lambda seconds: None)
         self.groups: list[MemoryGroupConsumer] = []
         self.tables: list[MemoryTableConsumer] = []
         self.marks = self._disk = disk
