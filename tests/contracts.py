@@ -29,6 +29,7 @@ class StorageContract:
         assert not storage.has(b"any")
         assert storage.get_many([b"any"]) == {}
 
+    @pytest.mark.goka("storage: value and position together")
     def test_rows_and_position_are_written_together(self, storage: Storage) -> None:
         storage.write({b"a": b"1", b"b": b"2", b"never": None}, 7)
         assert (storage.get(b"a"), storage.get(b"b"), storage.get(b"never")) == (b"1", b"2", None)
@@ -48,6 +49,7 @@ class StorageContract:
         assert dict(storage.iterate()) == rows
         assert storage.get(b"") == b""
 
+    @pytest.mark.goka("storage: half-open ranges in byte order")
     def test_rows_come_in_byte_order_within_half_open_bounds(self, storage: Storage) -> None:
         keys = [b"", b"A", b"B", b"a", b"a\x00", b"aa", b"ab", b"b", "ü".encode(), b"\xff", b"\xff\xff"]
         storage.write(dict.fromkeys(reversed(keys), b"v"), 1)

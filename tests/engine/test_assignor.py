@@ -38,6 +38,7 @@ def shares(result: Plan, topic: str) -> dict[str, list[int]]:
         (8, 1, [[0, 1, 2, 3, 4, 5, 6, 7]]),
     ],
 )
+@pytest.mark.goka("group: Goka's plan")
 def test_goka_s_plan(partitions: int, members: int, wanted: list[list[int]]) -> None:
     names = [f"goka-{index}" for index in range(members)]
     result = goka_plan(dict.fromkeys(reversed(names), ("b", "a")), {"a": range(partitions), "b": range(partitions)})
@@ -45,11 +46,13 @@ def test_goka_s_plan(partitions: int, members: int, wanted: list[list[int]]) -> 
     assert [result[name]["b"] for name in names] == wanted
 
 
+@pytest.mark.goka("group: members ordered by bytes")
 def test_goka_s_plan_orders_members_by_bytes_and_gives_each_only_its_topics() -> None:
     result = goka_plan({"ü": ["a"], "z": ["a", "b"], "Z": ["b"]}, {"a": [2, 0, 1], "b": [0, 1, 2]})
     assert result == {"Z": {"b": [0]}, "z": {"a": [1], "b": [1]}, "ü": {"a": [2]}}
 
 
+@pytest.mark.goka("group: topics of unequal partitions are refused")
 def test_topics_with_different_partitions_are_refused() -> None:
     for make in (goka_plan, lambda members, of: sticky_plan(members, {}, of)):
         with pytest.raises(TopicError, match="'a' and 'b' are consumed together, but have 2 and 3 partitions"):
@@ -67,6 +70,7 @@ def test_user_data_comes_back_and_anybody_else_s_is_none_of_ours() -> None:
         assert decode_user_data(data) is None
 
 
+@pytest.mark.goka("group: protocol named copartition, user data none of Goka's")
 def test_a_member_that_does_not_claim_makes_it_goka_s_plan() -> None:
     members = {"a": ["t"], "b": ["t"]}
     claims = {"a": encode_user_data(3, [1, 2]), "b": encode_user_data(3, [0, 3])}

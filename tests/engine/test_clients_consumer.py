@@ -367,6 +367,7 @@ def test_a_member_that_was_put_out_is_told_and_joins_again(
         assert events[0] == Lost(before.partitions)
 
 
+@pytest.mark.goka("group: protocol named copartition, user data none of Goka's")
 def test_the_group_is_described(kafka_cluster: KafkaCluster, topic: str, fresh_name: Names) -> None:
     group = fresh_name("group")
     with group_member(kafka_cluster, group, topic) as consumer, Admin(ClientConfig(kafka_cluster.address)) as admin:

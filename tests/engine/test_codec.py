@@ -75,6 +75,7 @@ def again(kind: str, data: bytes) -> bytes | None:
         return None
 
 
+@pytest.mark.goka("codec: JSON bytes as Go writes them", "codec: JSON read by Go's rules")
 def test_json_reads_and_writes_as_go_does() -> None:
     different = [(kind, data) for kind, data, wanted in VECTORS if again(kind, data) != wanted]
     assert different == []
@@ -89,6 +90,7 @@ def test_json_ends_where_go_ends_in_depth() -> None:
     assert again("Counters", b'{"x":' + b'{"a":' * 9_999 + b"1" + b"}" * 10_000) == b'{"Sent":0,"Received":0}'
 
 
+@pytest.mark.goka("codec: JSON bytes as Go writes them")
 def test_json_bytes_of_the_example() -> None:
     assert CODECS["Message"].encode(HELLO) == b'{"From":"Bob","To":"Alice","Content":"Hey, how are you doing?"}'
     assert CODECS["Messages"].encode([HELLO, HELLO]).startswith(b'[{"From":"Bob","To":"Alice","Content":"Hey,')
@@ -225,6 +227,7 @@ def test_what_is_decoded_once_and_shared_never_changes() -> None:
     assert all(codec.shareable for codec in (Bytes(), String(), Int64()))
 
 
+@pytest.mark.goka("codec: bytes")
 def test_bytes_as_they_are() -> None:
     assert Bytes().encode(b"\xff\x00") == b"\xff\x00" == Bytes().decode(b"\xff\x00")
     assert Bytes().decode_many([b"a", b""]) == [b"a", b""]
@@ -232,6 +235,7 @@ def test_bytes_as_they_are() -> None:
         Bytes().encode("text")  # type: ignore[arg-type]
 
 
+@pytest.mark.goka("codec: string")
 def test_string_is_unquoted_utf8_and_keeps_any_bytes() -> None:
     assert String().encode("zü") == b"z\xc3\xbc"
     for data in (b"", b"z\xc3\xbc", b"\xff\xfe", b"\xed\xa0\x80"):
@@ -242,6 +246,7 @@ def test_string_is_unquoted_utf8_and_keeps_any_bytes() -> None:
         String().encode(None)  # type: ignore[arg-type]
 
 
+@pytest.mark.goka("codec: int64")
 def test_int64_is_decimal_digits() -> None:
     for value in (0, 7, -7, (1 << 63) - 1, -(1 << 63)):
         assert Int64().decode(Int64().encode(value)) == value

@@ -45,6 +45,9 @@ def stored(cluster: KafkaCluster, topic: str) -> list[ConsumerRecord]:
         reader.close()
 
 
+@pytest.mark.goka(
+    "emitter: emit", "emitter: emit_sync", "emitter: headers and default headers", "null values are tombstones"
+)
 def test_a_record_lies_where_the_promise_says(kafka_cluster: KafkaCluster, topic: str) -> None:
     emitter = Emitter(ClientConfig(kafka_cluster.address), topic, String(), default_headers={"from": b"test"})
     position = emitter.emit_sync("Älva", "hello", {"trace": b"1", "none": None})
@@ -66,6 +69,7 @@ def position_of(position: RecordPosition) -> tuple[int, int]:
     return position.partition, position.offset
 
 
+@pytest.mark.goka("emitter: emit", "emitter: promise")
 def test_many_records_from_many_threads_arrive_once_and_in_order(kafka_cluster: KafkaCluster, topic: str) -> None:
     emitter = Emitter(ClientConfig(kafka_cluster.address), topic, Int64())
     positions: dict[str, list[RecordPosition]] = {}
@@ -87,6 +91,7 @@ def test_many_records_from_many_threads_arrive_once_and_in_order(kafka_cluster: 
     assert found == {key: [(number, *position_of(at)) for number, at in enumerate(positions[key])] for key in keys}
 
 
+@pytest.mark.goka("emitter: promise")
 def test_callbacks_are_called_once_before_and_after_the_answer(kafka_cluster: KafkaCluster, topic: str) -> None:
     emitter = Emitter(ClientConfig(kafka_cluster.address), topic, String())
     called: list[tuple[str, Exception | None]] = []
@@ -98,6 +103,7 @@ def test_callbacks_are_called_once_before_and_after_the_answer(kafka_cluster: Ka
     emitter.finish()
 
 
+@pytest.mark.goka("emitter: encoding error")
 def test_what_cannot_be_sent_is_told(kafka_cluster: KafkaCluster, topic: str, fresh_name: Callable[[str], str]) -> None:
     config = ClientConfig(kafka_cluster.address)
     with pytest.raises(TopicError, match="does not exist"):

@@ -20,6 +20,7 @@ def other(_context: Any, _value: Any) -> None:
     """Another one."""
 
 
+@pytest.mark.goka("edge: input", "edge: inputs", "edge: persist", "graph: edges by kind, codec and callback of a topic")
 def test_a_graph_knows_its_edges_by_kind() -> None:
     graph = define_group(
         "filter",
@@ -50,6 +51,7 @@ def test_a_graph_knows_its_edges_by_kind() -> None:
     assert str(graph.input_streams[0]) == "sent/Json[Message]"
 
 
+@pytest.mark.goka("graph: edges by kind, codec and callback of a topic")
 def test_a_graph_finds_codec_and_callback_of_a_topic() -> None:
     graph = define_group(
         "g", Input("in", String(), handle), Loop(Int64(), other), Persist(Int64()), Visitor("v", other)
@@ -101,6 +103,15 @@ BROKEN: list[tuple[str, tuple[Any, ...], str]] = [
 
 
 @pytest.mark.parametrize(("edges", "why"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
+@pytest.mark.goka(
+    "validate: one loop",
+    "validate: one table",
+    "validate: an input",
+    "validate: own topics elsewhere",
+    "validate: visitor without a table",
+    "validate: empty topic",
+    "validate: the same input twice",
+)
 def test_a_broken_rule_is_told_with_what_to_change(edges: tuple[Any, ...], why: str) -> None:
     with pytest.raises(GraphError, match=f"group 'g': .*{why}"):
         define_group("g", *edges)

@@ -25,6 +25,7 @@ VECTORS = [
 
 
 @pytest.mark.parametrize(("key", "total", "partitions"), VECTORS)
+@pytest.mark.goka("partitions: Goka's vectors")
 def test_partitions_are_those_of_goka(key: str, total: int, partitions: tuple[int, ...]) -> None:
     data = key.encode()
     assert fnv1a32(data) == total
@@ -32,6 +33,7 @@ def test_partitions_are_those_of_goka(key: str, total: int, partitions: tuple[in
     assert tuple(Partitioner(n)(data) for n in COUNTS) == partitions
 
 
+@pytest.mark.goka("partitions: the hash without a negative")
 def test_the_value_without_a_negative_goes_where_goka_produces_it() -> None:
     assert {fnv1a32(b"afjtjzd"), fnv1a32(b"nyikjtf")} == {0x80000000}
     assert Partitioner(3)(b"nyikjtf") == 2
@@ -48,6 +50,7 @@ def test_remembered_partitions_are_the_computed_ones_and_their_number_is_bounded
     assert b"x" * 10_000 not in partitioner._known
 
 
+@pytest.mark.goka("partitions: sign rule for any hasher")
 def test_another_hasher_keeps_goka_s_sign_rule() -> None:
     assert Partitioner(10, lambda _key: 0xFFFFFFFF)(b"any") == 1
 

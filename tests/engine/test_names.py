@@ -1,6 +1,9 @@
+import pytest
+
 from gokamsg.engine.names import is_legal, loop_of, table_of
 
 
+@pytest.mark.goka("names: table and loop topics")
 def test_a_group_owns_a_table_and_a_loop_topic() -> None:
     assert table_of("collector") == "collector-table"
     assert loop_of("detector") == "detector-loop"

@@ -111,6 +111,7 @@ def test_a_position_is_stored_only_with_all_rows_below_it(storage: Storage) -> N
     assert (table.position, storage.position()) == (12, 12)
 
 
+@pytest.mark.goka("table: goes on from the stored position")
 def test_a_table_opened_again_goes_on_where_it_was(tmp_path: Path) -> None:
     table = table_on(on_file(tmp_path))
     assert table.position == 0

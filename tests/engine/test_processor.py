@@ -52,6 +52,7 @@ def counting(group: str, source: str, sink: str | None = None) -> GroupGraph:
     )
 
 
+@pytest.mark.goka("processor.run", "processor.stop", "edge: input", "edge: persist", "edge: output")
 def test_table_and_output_hold_every_record_once_over_a_restart(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
     source, sink, group = topic("in"), topic("out"), fresh_name("group")
     keys = [f"k{i % 7}" for i in range(500)]
@@ -74,6 +75,7 @@ def test_table_and_output_hold_every_record_once_over_a_restart(scene: Scene, to
         assert [value for k, value in emitted if k == key] == [value for k, value in expected if k == key]
 
 
+@pytest.mark.goka("table: restored before anything is processed", "table: rebuilt when it is lost, damaged or ahead")
 def test_a_lost_state_directory_is_rebuilt_from_the_changelog(
     scene: Scene, topic: Any, fresh_name: Fresh, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_lost_state_directory_is_rebuilt_from_the_changelog(
     assert scene.table(f"{group}-table") == {f"k{i}": b"10" for i in range(50)}
 
 
+@pytest.mark.goka("group: partitions move and nothing is lost or doubled")
 def test_two_members_share_the_partitions_and_nothing_is_lost_or_doubled(
     scene: Scene, topic: Any, fresh_name: Fresh
 ) -> None:
@@ -112,6 +115,7 @@ def test_two_members_share_the_partitions_and_nothing_is_lost_or_doubled(
             eventually("every record is counted once", lambda: scene.table(f"{group}-table") == expected, timeout_s=20)  # noqa: B023
 
 
+@pytest.mark.goka("edge: join", "edge: lookup", "edge: loop")
 def test_a_join_a_lookup_and_a_loop(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
     joined = topic("join", configs={"cleanup.policy": "compact"})
     looked = topic("lookup", configs={"cleanup.policy": "compact"})
@@ -163,6 +167,7 @@ def test_a_skipped_record_leaves_no_trace(scene: Scene, topic: Any, fresh_name: 
     assert scene.table(f"{group}-table") == {"k": b"3"}
 
 
+@pytest.mark.goka("processor.error")
 def test_a_bad_record_stops_the_processor_by_default_and_is_named(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
     source, group = topic("in"), fresh_name("group")
     graph = define_group(
@@ -245,6 +250,7 @@ def test_a_record_that_takes_too_long_is_named(scene: Scene, topic: Any, fresh_n
     assert "--transaction-timeout" in str(error)
 
 
+@pytest.mark.goka("context.defer_commit")
 def test_a_deferred_commit_holds_the_transaction(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
     source, sink, group = topic("in"), topic("out"), fresh_name("group")
     open_commits: list[Callable[..., None]] = []
@@ -264,6 +270,7 @@ def test_a_deferred_commit_holds_the_transaction(scene: Scene, topic: Any, fresh
         eventually("it is committed", lambda: scene.read(sink) == [("k", b"x")], timeout_s=20)
 
 
+@pytest.mark.goka("co-partitioned inputs and joins")
 def test_topics_that_do_not_fit_are_refused_by_name(
     scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh
 ) -> None:

@@ -2,9 +2,12 @@
 
 import threading
 
+import pytest
+
 from gokamsg.engine.state import ProcessorState, Signal
 
 
+@pytest.mark.goka("processor.states")
 def test_a_waiter_is_woken_by_the_state_it_waits_for() -> None:
     signal = Signal(ProcessorState.IDLE)
     woken = threading.Event()
@@ -23,6 +26,7 @@ def test_waiting_for_at_least_a_state_is_satisfied_by_a_later_one() -> None:
     assert not signal.wait_for(ProcessorState.RUNNING, 0)
 
 
+@pytest.mark.goka("processor.states")
 def test_an_observer_sees_the_present_state_and_every_change_until_it_ends() -> None:
     signal = Signal(ProcessorState.IDLE)
     seen: list[ProcessorState] = []

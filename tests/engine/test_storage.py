@@ -138,6 +138,7 @@ def test_somebody_else_s_database_starts_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("damage", ["empty", "half", "a page less", "garbage", "garbage at the head", "one byte"])
+@pytest.mark.goka("table: rebuilt when it is lost, damaged or ahead")
 def test_a_damaged_file_starts_empty(tmp_path: Path, damage: str, clean: bool) -> None:
     path = tmp_path / "t.0"
     filled(path, clean=clean)
@@ -377,5 +378,6 @@ def test_a_closed_storage_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prefix", "limit"), [(b"a", b"b"), (b"a\xff", b"b"), (b"", None), (b"\xff\xff", None), (b"ab", b"ac")]
 )
+@pytest.mark.goka("storage: prefix")
 def test_the_limit_of_a_prefix(prefix: bytes, limit: bytes | None) -> None:
     assert prefix_limit(prefix) == limit

@@ -22,6 +22,7 @@ def manager(kafka_cluster: KafkaCluster) -> Iterator[TopicManager]:
         yield made
 
 
+@pytest.mark.goka("topic manager: ensure stream, table and topic", "topic manager: partitions, get_offset")
 def test_streams_are_kept_for_a_week_in_segments_of_a_day(manager: TopicManager, fresh_name: Names) -> None:
     name = fresh_name("stream")
     assert manager.ensure_stream(name)
@@ -37,6 +38,7 @@ def test_streams_are_kept_for_a_week_in_segments_of_a_day(manager: TopicManager,
     assert (config["retention.ms"], config["max.message.bytes"]) == ("1000", "5000")
 
 
+@pytest.mark.goka("topic manager: ensure stream, table and topic")
 def test_tables_are_compacted(manager: TopicManager, fresh_name: Names) -> None:
     name = fresh_name("table")
     assert manager.ensure_table(name, 2)
@@ -59,6 +61,7 @@ def test_a_topic_that_does_not_fit_is_refused_with_a_way_out(manager: TopicManag
         manager.ensure_stream(name, 0)
 
 
+@pytest.mark.goka("topics: loop and table with the inputs' partitions")
 def test_prepare_makes_a_groups_own_topics_like_its_inputs(manager: TopicManager, fresh_name: Names) -> None:
     group, one, two, join, lookup = (fresh_name(name) for name in ("group", "one", "two", "join", "lookup"))
 
@@ -93,6 +96,7 @@ def test_prepare_makes_a_groups_own_topics_like_its_inputs(manager: TopicManager
     assert manager.prepare(graph) == topics
 
 
+@pytest.mark.goka("co-partitioned inputs and joins")
 def test_inputs_that_are_not_copartitioned_are_refused(manager: TopicManager, fresh_name: Names) -> None:
     one, two = fresh_name("one"), fresh_name("two")
     manager.ensure_stream(one, 2)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kafka import TopicPartition
 
 from gokamsg.engine.clients import BatchSender, ClientConfig, TransactionalProducer
 from gokamsg.engine.codec import String
@@ -24,10 +25,10 @@ PARTITIONS = 4
 class Scene:
     """One table, written by an emitter."""
 
-    def __init__(self, cluster: KafkaCluster, table: str) -> None:
+    def __init__(self, cluster: KafkaCluster, table: str, policy: str = "compact") -> None:
         self.config = ClientConfig(cluster.address)
         self.table = table
-        cluster.create_topics({table: {"num_partitions": PARTITIONS, "configs": {"cleanup.policy": "compact"}}})
+        cluster.create_topics({table: {"num_partitions": PARTITIONS, "configs": {"cleanup.policy": policy}}})
         self.emitter = Emitter(self.config, table, String())
 
     def put(self, rows: dict[str, str | None]) -> None:
@@ -52,6 +53,7 @@ def scene(kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str]) -> Iter
     made.emitter.finish()
 
 
+@pytest.mark.goka("view: get, has, recovered, wait_running", "null values are tombstones")
 def test_a_view_holds_the_table_and_follows_it(scene: Scene) -> None:
     scene.put({"a": "1", "b": "2", "gone": "3"} | {f"user{n}": str(n) for n in range(200)})
     scene.put({"gone": None, "b": "20"})
@@ -76,6 +78,7 @@ def test_a_view_holds_the_table_and_follows_it(scene: Scene) -> None:
     assert view.state == ViewState.IDLE
 
 
+@pytest.mark.goka("view: iterator in byte order over partitions", "view: iterator with range, prefix", "view: evict")
 def test_rows_come_in_the_order_of_their_keys(scene: Scene) -> None:
     keys = ["", "a", "a\x00", "aa", "ab", "b", "zz", "ä", "日本"]
     scene.put({key: f"<{key}>" for key in keys})
@@ -91,6 +94,7 @@ def test_rows_come_in_the_order_of_their_keys(scene: Scene) -> None:
         assert view.get("aa") == "again"
 
 
+@pytest.mark.goka("table: goes on from the stored position")
 def test_a_view_on_disk_reads_only_what_is_new(scene: Scene, tmp_path: Path) -> None:
     scene.put({f"user{n}": str(n) for n in range(500)})
     with scene.view(storage_dir=tmp_path) as view:
@@ -135,6 +139,7 @@ def test_a_view_of_one_partition_knows_what_it_leaves_out(scene: Scene) -> None:
             view.get(other)
 
 
+@pytest.mark.goka("view: missing table", "view: get before it is open")
 def test_why_a_view_ended_is_told(kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str]) -> None:
     unstarted = View(ClientConfig(kafka_cluster.address), "t", String())
     with pytest.raises(GokamsgError, match="start it first"):
@@ -211,3 +216,25 @@ def test_a_view_that_reconnects_can_be_stopped_while_it_waits() -> None:
     view.stop()
     assert not view.wait_running(1)
     assert view.state == ViewState.IDLE
+
+
+@pytest.mark.goka("table: compacted or emptied changelog")
+def test_a_copy_whose_changelog_was_emptied_is_built_again(
+    kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    scene = Scene(kafka_cluster, fresh_name("table"), "compact,delete")
+    scene.put({f"user{n}": str(n) for n in range(100)})
+    with scene.view(storage_dir=tmp_path) as view:
+        assert view.wait_running(20)
+    scene.put({f"user{n}": "later" for n in range(100)})
+    admin = kafka_cluster.admin()
+    try:  # as if a broker had deleted what nobody keeps: the copy's position is below the log's start
+        parts = [TopicPartition(scene.table, number) for number in range(PARTITIONS)]
+        admin.delete_records(dict.fromkeys(parts, -1))
+    finally:
+        admin.close()
+    scene.put({"user7": "new"})
+    with scene.view(storage_dir=tmp_path) as view:
+        assert view.wait_running(20)
+        eventually("only what the log still has is there", lambda: dict(view.iterator()) == {"user7": "new"})
+    scene.emitter.finish()

@@ -45,6 +45,7 @@ def accounts(group: str = "g", source: str = "in", sink: str = "out") -> GroupGr
 
 
 @pytest.mark.goka("edge: visitor", "processor.visit_all", "processor.visit_all: stats")
+@pytest.mark.goka("a callback sees a visitor's name, offset 0 and its meta")
 def test_a_visit_reaches_every_row_and_what_it_does_is_committed() -> None:
     rows = ROWS * 2 + 7
     with Tester(partitions=3) as tester:

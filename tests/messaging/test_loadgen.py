@@ -58,6 +58,7 @@ def test_the_same_seed_says_the_same() -> None:
     assert list(islice(talk(random.Random(7)), 50)) != list(islice(talk(random.Random(8)), 50))
 
 
+@pytest.mark.goka("example: traffic of the load generator")
 def test_the_traffic_is_gokas(seed: int) -> None:
     messages = list(islice(talk(random.Random(seed), spam=0.3), 20_000))
     assert all(message.sender != message.recipient for message in messages)

@@ -17,6 +17,7 @@ def test_the_settings_name_every_role() -> None:
     assert tuple(sorted(ROLES)) == ROLE_NAMES
 
 
+@pytest.mark.goka("names: groups and topics of the example")
 def test_groups_and_topics_are_gokas() -> None:
     graphs = {name: role.build(RoleOptions()) for name, role in ROLES.items()}
     assert {name: graph.group for name, graph in graphs.items()} == {
@@ -36,6 +37,7 @@ def test_groups_and_topics_are_gokas() -> None:
     assert all(ROLES[name].group == graph.group for name, graph in graphs.items())
 
 
+@pytest.mark.goka("codec: JSON bytes as Go writes them")
 def test_a_message_is_written_as_goka_writes_it() -> None:
     data = MESSAGE.encode(Message("Bob", "Alice", "Hey, how are you doing?"))
     assert data == b'{"From":"Bob","To":"Alice","Content":"Hey, how are you doing?"}'
@@ -45,6 +47,7 @@ def test_a_message_is_written_as_goka_writes_it() -> None:
     )
 
 
+@pytest.mark.goka("codec: JSON read by Go's rules")
 def test_a_message_is_read_whatever_the_case_of_its_names() -> None:
     assert MESSAGE.decode(b'{"to":"Alice","CONTENT":"x","more":[1]}') == Message("", "Alice", "x")
 
@@ -78,6 +81,7 @@ class Role:
         return dict(iter(changes.next_raw, None)).get(key)
 
 
+@pytest.mark.goka("example: collect")
 def test_the_collector_keeps_the_latest_messages_oldest_first(tester: Tester) -> None:
     role = Role(tester, collector.graph(keep=3))
     for number in range(5):
@@ -86,6 +90,7 @@ def test_the_collector_keeps_the_latest_messages_oldest_first(tester: Tester) ->
     assert role.row("Alice") == b"[" + kept + b"]"
 
 
+@pytest.mark.goka("example: collect")
 def test_the_collector_keeps_five_unless_told_otherwise(tester: Tester) -> None:
     tester.processor(ROLES["collector"].build(RoleOptions()))
     for number in range(7):
@@ -103,6 +108,7 @@ def test_the_collector_reads_a_null_row_as_an_empty_feed(tester: Tester) -> None
     assert tester.table_value("collector-table", "Alice") == [Message("Bob", "Alice", "x")]
 
 
+@pytest.mark.goka("example: block")
 def test_the_blocker_remembers_blocks_and_unblocks(tester: Tester) -> None:
     role = Role(tester, blocker.graph())
     role.feed("block_user", "Bob", blocker.BlockEvent())
@@ -111,6 +117,7 @@ def test_the_blocker_remembers_blocks_and_unblocks(tester: Tester) -> None:
     assert role.row("Bob") == b'{"Blocked":false}'
 
 
+@pytest.mark.goka("example: translate")
 def test_the_translator_stores_words_as_they_are(tester: Tester) -> None:
     role = Role(tester, translator.graph())
     role.feed("translate-word", "lunch", "1[_]n<)-(")
@@ -123,6 +130,7 @@ def test_the_filter_passes_messages_to_their_recipients(tester: Tester) -> None:
     assert role.feed("message_sent", "Bob", message) == [("message_received", "Alice", message)]
 
 
+@pytest.mark.goka("example: filter")
 def test_the_filter_drops_what_blocked_users_send_until_they_are_unblocked(tester: Tester) -> None:
     role = Role(tester, message_filter.graph())
     message = Message("Bob", "Alice", "spam!")
@@ -142,6 +150,7 @@ def test_the_filter_goes_by_the_key_and_not_by_what_the_message_says(tester: Tes
     assert role.feed("message_sent", "Eve", Message("Bob", "Alice", "x")) == []
 
 
+@pytest.mark.goka("example: filter")
 def test_the_filter_translates_words_between_single_spaces(tester: Tester) -> None:
     role = Role(tester, message_filter.graph())
     for word, translation in (("lunch", "1[_]n<)-("), ("nothing", ""), ("", "EMPTY")):
@@ -160,6 +169,7 @@ def test_the_filter_translates_words_between_single_spaces(tester: Tester) -> No
     assert translated("tab\tlunch") == "tab\tlunch"
 
 
+@pytest.mark.goka("example: detect")
 def test_the_detector_counts_what_is_sent_and_received(tester: Tester) -> None:
     role = Role(tester, detector.graph(messages=100))
     role.feed("message_sent", "Bob", Message("Bob", "Alice", "x"))
@@ -168,6 +178,7 @@ def test_the_detector_counts_what_is_sent_and_received(tester: Tester) -> None:
     assert role.row("Alice") == b'{"Sent":1,"Received":1}'
 
 
+@pytest.mark.goka("example: detect")
 def test_the_detector_blocks_at_the_limit_and_at_every_further_message(tester: Tester) -> None:
     role = Role(tester, detector.graph(messages=4, share=0.5))
     blocked = ("block_user", "Bob", blocker.BlockEvent())

@@ -74,6 +74,7 @@ def send(client: FlaskClient, user: str = "Bob", body: Any = None, **headers: st
     return client.post(f"/{quote(user, safe='')}/send", data=content, headers=named)
 
 
+@pytest.mark.goka("http: send")
 def test_a_message_is_sent_and_answered_as_goka_does(client: FlaskClient, emitter: Emitted) -> None:
     answer = send(client, body={"to": "Alice", "content": "Hey, how are you doing?"})
     assert (answer.status_code, answer.text) == (200, "Sent message:\n {Bob Alice Hey, how are you doing?}\n")
@@ -87,6 +88,7 @@ def test_curl_calls_json_a_form_and_is_understood(client: FlaskClient, emitter: 
     assert emitter.records == [("Bob", Message("Bob", "Alice", "Hey"))]
 
 
+@pytest.mark.goka("http: send straight to message_received")
 def test_direct_messages_are_keyed_by_their_recipient(emitter: Emitted, view: Feeds) -> None:
     send(create_app(emitter, view, direct=True).test_client())
     assert emitter.records == [("Alice", Message("Bob", "Alice", "Hey"))]
@@ -102,6 +104,7 @@ def test_json_says_where_the_message_went(client: FlaskClient) -> None:
     }
 
 
+@pytest.mark.goka("http: feed")
 def test_a_feed_is_gokas_text(client: FlaskClient) -> None:
     answer = client.get("/Alice/feed", headers={"Accept": "*/*"})
     expected = "Latest messages for Alice\n0        Bob: Hey, how are you doing?\n1    Charlie: <b>\n"
@@ -129,6 +132,7 @@ def test_a_browser_gets_a_page_that_loads_nothing_and_escapes_everything(client:
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
+@pytest.mark.goka("http: unknown user")
 def test_unknown_users_are_404_in_every_format(client: FlaskClient) -> None:
     text = client.get("/Zoe/feed")
     assert (text.status_code, text.text) == (404, "Zoe not found!")

@@ -6,6 +6,8 @@ takes back what an earlier one showed.
 
 import json
 
+import pytest
+
 from tests.helpers import eventually, slowness
 from tests.system import fold
 from tests.system.messaging import Messaging
@@ -34,6 +36,7 @@ def test_step_1_a_message_is_collected_and_shown(messaging: Messaging) -> None:
     assert row.value == b'[{"From":"Bob","To":"Alice","Content":"Hey, how are you doing?"}]'
 
 
+@pytest.mark.goka("commands: block, unblock and translate", "example: filter", "example: detect")
 def test_steps_2_to_4_blocking_translating_detecting(messaging: Messaging) -> None:
     """One `process` command runs all roles. Blocked: nothing arrives; unblocked: it does; words; the detector."""
     everything = messaging.role("all", options=("--detect-messages", "20"))
