@@ -222,7 +222,7 @@ def render_rows(tests_of: dict[str, set[str]]) -> str:
     lines = ["| area | what is as in Goka | tests |", "|---|---|---|"]
     for area, rows in ROWS.items():
         named = {test for row in rows for test in tests_of.get(row, ())}
-        lines.append(f"| {area} | {'; '.join(_short(row) for row in rows)} | {len(named)} |")
+        lines.append(f"| {area} | {_in_short(rows)} | {len(named)} |")
     return "\n".join(lines)
 
 
@@ -231,6 +231,11 @@ def render_differences() -> str:
     return "\n".join(f"- {row[0].upper()}{row[1:]}: {why}." for row, why in DIFFERENT.items())
 
 
-def _short(row: str) -> str:
-    prefixes = ("context.", "processor.", "edge: ", "codec: ", "emitter: ", "view: ", "tester: ", "topic manager: ")
-    return next((row.removeprefix(prefix) for prefix in prefixes if row.startswith(prefix)), row)
+def _in_short(rows: tuple[str, ...]) -> str:
+    """Rows of one thing together: "value; value: no table" is "value (no table)"."""
+    details: dict[str, list[str]] = {}
+    for row in rows:
+        thing, _, detail = row.partition(": ")
+        known = details.setdefault(thing.removeprefix("context.").removeprefix("processor.").removeprefix("view."), [])
+        known.extend([detail] if detail else [])
+    return "; ".join(f"{thing} ({', '.join(found)})" if found else thing for thing, found in details.items())

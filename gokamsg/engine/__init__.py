@@ -31,7 +31,7 @@ from gokamsg.engine.names import Group, Stream, Table, loop_of, table_of
 from gokamsg.engine.options import GUARANTEES, NIL_HANDLING, ON_ERROR, STARTS, ProcessorOptions
 from gokamsg.engine.processor import Processor
 from gokamsg.engine.state import ProcessorState, ViewState
-from gokamsg.engine.stats import ProcessorStatus
+from gokamsg.engine.stats import ProcessorStats, ProcessorStatus
 from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
 from gokamsg.engine.table_reader import RestoreProgress
 from gokamsg.engine.tail import Tail, TailRecord
@@ -69,6 +69,7 @@ __all__ = [
     "Processor",
     "ProcessorOptions",
     "ProcessorState",
+    "ProcessorStats",
     "ProcessorStatus",
     "Promise",
     "QueueTracker",

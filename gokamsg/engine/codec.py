@@ -58,6 +58,7 @@ class Bytes:
         return bytes(data)
 
     def decode_many(self, data: Sequence[bytes]) -> list[bytes]:
+        """Every value of a batch."""
         return [bytes(item) for item in data]
 
 
@@ -79,6 +80,7 @@ class String:
         return str(data, "utf-8", "surrogateescape")
 
     def decode_many(self, data: Sequence[bytes]) -> list[str]:
+        """Every value of a batch."""
         return [str(item, "utf-8", "surrogateescape") for item in data]
 
 

@@ -55,6 +55,7 @@ class Promise:
 
     @property
     def done(self) -> bool:
+        """Whether it is kept or broken."""
         return self._done
 
     def result(self, timeout_s: float = EMIT_TIMEOUT_S) -> RecordPosition:
@@ -181,6 +182,7 @@ class Emitter(Generic[T]):
             raise BrokerUnavailableError(f"some records for topic {self._topic!r} were not acknowledged")
 
     def connected(self) -> bool:
+        """Whether any connection to a broker stands right now."""
         return self._sender.connected()
 
     # --- batches: every method here is called with the lock held, except the sender's answer ---------------------

@@ -122,10 +122,12 @@ class GroupGraph:
 
     @property
     def loop_stream(self) -> Loop | None:
+        """The group's loop, if it has one."""
         return self.loops[0] if self.loops else None
 
     @property
     def group_table(self) -> Persist | None:
+        """The group's table, if it has one."""
         return self.tables[0] if self.tables else None
 
     def all_edges(self) -> tuple[Edge, ...]:

@@ -58,6 +58,7 @@ class TopicManager:
         self.close()
 
     def close(self) -> None:
+        """Ends its connection."""
         self._admin.close()
 
     def describe(self, names: Iterable[str]) -> dict[str, Topic]:

@@ -149,10 +149,12 @@ class View(Generic[T]):
 
     @property
     def topic(self) -> str:
+        """The table's topic."""
         return self._topic
 
     @property
     def state(self) -> ViewState:
+        """Where the view is in its life."""
         return self._signal.state
 
     @property
@@ -185,6 +187,7 @@ class View(Generic[T]):
         return None if value is None else self._codec.decode(value)
 
     def has(self, key: str) -> bool:
+        """Whether the key has a value. GokamsgError as get()."""
         return self._value(key) is not None
 
     def iterator(self) -> Iterator[tuple[str, T]]:

@@ -197,6 +197,16 @@ def test_many_crashes_of_several_instances_change_nothing(seed: int) -> None:
     assert crashes > 10
 
 
+def test_commits_that_are_refused_or_not_answered_change_nothing(seed: int) -> None:
+    """Invariant as above: a worker takes back what was refused, and finds out what became of what was not answered."""
+    aborts = 0
+    for number in range(8):
+        with Tester(partitions=3, seed=seed + number, trouble_rate=0.15, crash_rate=0.005 * (number % 2)) as tester:
+            check(tester, word_count(), instances=1 + number % 2)
+            aborts += sum(processor.status().aborts for processor in tester._processors)
+    assert aborts > 0
+
+
 def test_at_least_once_loses_nothing_and_a_crash_may_double() -> None:
     """Invariant: each word is counted at least as often as it was said, whatever the step of the crash."""
     doubled = 0

@@ -70,14 +70,17 @@ class Admin:
         self.close()
 
     def close(self) -> None:
+        """Ends its connections."""
         self._admin.close()
 
     def cluster(self) -> ClusterInfo:
+        """Who the cluster is."""
         with connecting(self._config):
             cluster = self._admin.describe_cluster()
         return ClusterInfo(str(cluster["cluster_id"]), len(cluster["brokers"]))
 
     def broker_count(self) -> int:
+        """How many brokers are there."""
         return self.cluster().broker_count
 
     def create_topics(self, topics: Iterable[NewTopic]) -> set[str]:
@@ -114,6 +117,7 @@ class Admin:
                 self._admin.delete_topics(existing)
 
     def list_topics(self) -> list[str]:
+        """The names of all topics."""
         with connecting(self._config):
             return sorted(self._admin.list_topics())
 
@@ -148,6 +152,7 @@ class Admin:
         return self._offsets(partitions, OffsetSpec.LATEST)
 
     def log_starts(self, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
+        """The first offset that each log has."""
         return self._offsets(partitions, OffsetSpec.EARLIEST)
 
     def offsets_at(self, partitions: Collection[TopicPart], timestamp_ms: int) -> dict[TopicPart, int]:
@@ -160,6 +165,7 @@ class Admin:
             return {group["group_id"]: group["group_state"] for group in self._admin.list_groups()}
 
     def describe_group(self, name: str) -> Group:
+        """State, protocol and members of a group; `Dead` when there is none of the name."""
         with connecting(self._config):
             group = self._admin.describe_groups([name])[name]
         members = tuple(_member(member) for member in group["members"])

@@ -72,6 +72,7 @@ class ClientConfig:
 
     @property
     def addresses(self) -> tuple[str, ...]:
+        """The bootstrap addresses, one by one."""
         return self.brokers if isinstance(self.brokers, tuple) else (self.brokers,)
 
     def common(self) -> dict[str, Any]:

@@ -16,7 +16,13 @@ from gokamsg.engine.clients import (
 from gokamsg.engine.records import BatchBuilder
 from gokamsg.engine.tester.broker import GroupMember, MemoryBroker, MemoryGroup
 from gokamsg.engine.tester.log import MemoryTransaction
-from gokamsg.errors import FencedError, IdentityError, PositionLostError, TransactionAbortedError
+from gokamsg.errors import (
+    FencedError,
+    IdentityError,
+    OutcomeUnknownError,
+    PositionLostError,
+    TransactionAbortedError,
+)
 
 MOST_BATCHES = 3
 """A poll hands out 1 to so many batches of a partition, by the tester's dice."""
@@ -32,6 +38,8 @@ class Life(Protocol):
     broker: MemoryBroker
 
     def step(self) -> None: ...
+    def refused(self) -> bool: ...
+    def unanswered(self) -> bool: ...
 
 
 class _Reader:
@@ -216,6 +224,10 @@ class MemoryProducer:
         group = self._broker.groups[membership.group] if membership is not None else None
         if group is not None and membership is not None:
             group.check(membership)
+        if self._life.refused():
+            raise TransactionAbortedError(f"transaction of {self._id!r}: the tester's dice refuse it")
+        if self._life.unanswered():
+            raise OutcomeUnknownError(f"transaction of {self._id!r}: lost before it reached the brokers")
         transaction = self._broker.transactions.pop(self._id, None)
         if transaction is None:
             raise TransactionAbortedError(f"transaction of {self._id!r}: the broker does not know it")
@@ -223,6 +235,8 @@ class MemoryProducer:
         if group is not None:
             group.offsets.update(offsets)
         self._life.step()
+        if self._life.unanswered():
+            raise OutcomeUnknownError(f"transaction of {self._id!r}: committed, and the answer was lost")
         return self._written
 
     def abort(self, timeout_s: float) -> None:

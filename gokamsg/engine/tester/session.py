@@ -61,7 +61,14 @@ class KeptStorage(MemoryStorage):
 class Session:
     """See the module."""
 
-    def __init__(self, broker: MemoryBroker, disk: Disk, slot: int, crashes: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        disk: Disk,
+        slot: int,
+        crashes: Callable[[], bool] | None = None,
+        trouble_rate: float = 0.0,
+    ) -> None:
         self.alive = True
         self.broker = broker
         self.clock = Clock(time=lambda: broker.now, monotonic=self._look, sleep=lambda seconds: None)
@@ -70,6 +77,7 @@ class Session:
         self.marks = self._disk = disk
         self._slot = slot
         self._crashes = crashes
+        self._trouble_rate = trouble_rate
         self._group = ""
 
     def step(self) -> None:
@@ -79,6 +87,14 @@ class Session:
         if self._crashes is not None and self._crashes():
             self.alive = False
             raise Crash
+
+    def refused(self) -> bool:
+        """Whether this commit is one that the brokers refuse."""
+        return self._trouble_rate > 0 and self.broker.random.random() < self._trouble_rate
+
+    def unanswered(self) -> bool:
+        """Whether this commit, or the answer to it, is lost on the way."""
+        return self.refused()
 
     def behind(self) -> bool:
         """Whether a consumer has something to read or to be told."""

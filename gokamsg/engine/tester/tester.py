@@ -11,7 +11,8 @@
    several instances of a group, bad records. Offsets have holes where transactions ended, as on Kafka.
 3. Crashes: with `crash_rate` a processor is killed at a step (a call of a client, or between two records) with that
    probability, with `crash_at` at the steps of these numbers; in half of the cases it loses its local tables too. It
-   is started again, and goes on from what was committed.
+   is started again, and goes on from what was committed. With `trouble_rate` so many commits are refused, so many get
+   lost, and of so many the answer gets lost.
 4. The clock stands still until advance().
 
 What cannot be tried here: what takes real time (timeouts, slow callbacks), the network, and Kafka itself. A callback's
@@ -55,11 +56,13 @@ class Tester:
         now: dt.datetime = START,
         crash_rate: float = 0.0,
         crash_at: Collection[int] = (),
+        trouble_rate: float = 0.0,
     ) -> None:
         """Topics have so many `partitions`, unless create_topic() made them otherwise."""
         self.steps = 0
         self._random = Random(seed)
         self._crash_rate = crash_rate
+        self._trouble_rate = trouble_rate
         self._crash_at = frozenset(crash_at)
         self._broker = MemoryBroker(partitions=partitions, random=self._random, now=now.timestamp())
         self._codecs: dict[str, Codec[Any]] = {}
@@ -98,7 +101,7 @@ class Tester:
         slot = sum(other.graph.group == graph.group for other in self._processors)
 
         def open_session(disk: Disk) -> Session:
-            return Session(self._broker, disk, slot, lambda: self._crashes(disk))
+            return Session(self._broker, disk, slot, lambda: self._crashes(disk), self._trouble_rate)
 
         made = TestedProcessor(graph, open_session, self.catchup, options)
         self._processors.append(made)
