@@ -197,6 +197,24 @@ def test_many_crashes_of_several_instances_change_nothing(seed: int) -> None:
     assert crashes > 10
 
 
+def test_instances_that_come_and_go_while_they_work_change_nothing(seed: int) -> None:
+    """Invariant as above, over rebalances that find transactions open."""
+    for number in range(10):
+        with Tester(partitions=4, seed=seed + number) as tester:
+            tester.emitter("counts", String())
+            counts, view = tester.new_queue_tracker("counts"), tester.view("words-table", Int64())
+            instances = [tester.processor(word_count()) for _ in range(3)]
+            emitter = tester.emitter("lines", String())
+            for turn in range(30):
+                emitter.emit(f"line-{turn}", TEXT[turn % len(TEXT)])
+                tester.run(2)
+                (instances[turn % 3].stop if turn % 2 else instances[turn % 3].start)()
+            tester.catchup()
+            expected = {word: 6 * total for word, total in EXPECTED.items()}
+            assert counted(tester) == dict(view.iterator()) == expected
+            assert Counter(word for word, _ in counts.rest()) == expected
+
+
 def test_commits_that_are_refused_or_not_answered_change_nothing(seed: int) -> None:
     """Invariant as above: a worker takes back what was refused, and finds out what became of what was not answered."""
     aborts = 0

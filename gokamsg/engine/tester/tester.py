@@ -165,15 +165,21 @@ class Tester:
         builder.append(key, value, int(at * 1000), tuple((headers or {}).items()))
         stored.append(partition_of(key or b"", len(stored.logs), hasher), builder)
 
+    def run(self, turns: int = 1) -> None:
+        """So many turns of every processor and view, whether they have settled or not: to come in between."""
+        programs: list[TestedProcessor | TestedView] = [*self._processors, *self._views]
+        for _ in range(turns):
+            self._random.shuffle(programs)
+            for program in programs:
+                program.turn()
+
     def catchup(self, most_turns: int = 100_000) -> None:
         """Run until every processor and view has settled. ProcessingError when that takes more than `most_turns` turns
         of a program: then something feeds itself for ever, or crashes come too often."""
         programs: list[TestedProcessor | TestedView] = [*self._processors, *self._views]
         turns = 0
         while not all(program.settled() for program in programs):
-            self._random.shuffle(programs)
-            for program in programs:
-                program.turn()
+            self.run()
             turns += len(programs)
             if turns > most_turns:
                 raise ProcessingError(
