@@ -119,6 +119,8 @@ ROWS: dict[str, tuple[str, ...]] = {
         "option: update callback",
         "option: default headers",
         "option: hasher",
+        "option: hot standby",
+        "option: recover ahead",
         "option: storage builder",
     ),
     "Group": (

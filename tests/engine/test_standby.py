@@ -43,6 +43,7 @@ def _partitions(running: Running) -> int:
     return len(running.processor.status().partitions)
 
 
+@pytest.mark.goka("option: hot standby")
 @pytest.mark.parametrize("hot", [True, False], ids=["hot", "cold"])
 def test_a_standby_has_the_tables_of_the_others_when_they_go(
     scene: Scene,  # noqa: F811
@@ -80,6 +81,7 @@ def test_a_standby_has_the_tables_of_the_others_when_they_go(
     assert set(scene.table(f"{group}-table").values()) == {b"2", b"3"}
 
 
+@pytest.mark.goka("option: recover ahead")
 @pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "not ahead"])
 def test_a_member_that_recovers_ahead_leaves_the_others_at_work_meanwhile(
     scene: Scene,  # noqa: F811

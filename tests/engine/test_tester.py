@@ -187,23 +187,25 @@ def test_a_crash_at_any_step_changes_nothing() -> None:
             assert tester.crashes == 1, f"no crash at step {step}"
 
 
-def test_many_crashes_of_several_instances_change_nothing(seed: int) -> None:
-    """As above, with the steps drawn from the seed; two instances of the group."""
+@pytest.mark.parametrize("options", [{}, {"hot_standby": True, "recover_ahead": True}], ids=["plain", "standby"])
+def test_many_crashes_of_several_instances_change_nothing(seed: int, options: dict[str, Any]) -> None:
+    """As above, with the steps drawn from the seed; one or two instances of the group."""
     crashes = 0
     for number in range(12):
         with Tester(partitions=3, seed=seed + number, crash_rate=0.02) as tester:
-            check(tester, word_count(), instances=1 + number % 2)
+            check(tester, word_count(), instances=1 + number % 2, **options)
             crashes += tester.crashes
     assert crashes > 10
 
 
-def test_instances_that_come_and_go_while_they_work_change_nothing(seed: int) -> None:
+@pytest.mark.parametrize("options", [{}, {"hot_standby": True}], ids=["plain", "standby"])
+def test_instances_that_come_and_go_while_they_work_change_nothing(seed: int, options: dict[str, Any]) -> None:
     """Invariant as above, over rebalances that find transactions open."""
     for number in range(10):
         with Tester(partitions=4, seed=seed + number) as tester:
             tester.emitter("counts", String())
             counts, view = tester.new_queue_tracker("counts"), tester.view("words-table", Int64())
-            instances = [tester.processor(word_count()) for _ in range(3)]
+            instances = [tester.processor(word_count(), **options) for _ in range(3)]
             emitter = tester.emitter("lines", String())
             for turn in range(30):
                 emitter.emit(f"line-{turn}", TEXT[turn % len(TEXT)])

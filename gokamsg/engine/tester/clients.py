@@ -68,6 +68,9 @@ class _Reader:
             return self._broker.stable_ends(partitions)
         return {part: self._broker.log(part).end for part in partitions}
 
+    def lags(self) -> dict[TopicPart, int | None]:
+        return {part: self._broker.log(part).end - position for part, position in self._positions.items()}
+
     def close(self) -> None:
         self._closed = True
 
@@ -158,9 +161,6 @@ class MemoryGroupConsumer(_Reader):
         self._group.check(membership)
         self._group.offsets.update(offsets)
         self._life.step()
-
-    def lags(self) -> dict[TopicPart, int | None]:
-        return {part: self._broker.log(part).end - position for part, position in self._positions.items()}
 
     def connected(self) -> bool:
         return True
