@@ -24,6 +24,7 @@ from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import Pace, PartitionProcessor, Source
 from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.partitioning import KeyPlacement
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables
 from gokamsg.engine.topics import Topic, TopicManager
@@ -78,6 +79,7 @@ def assemble(
         joins=_lookup_tables(graph.joint_tables, topics, options),
         lookups=_lookup_tables(graph.lookup_tables, topics, options),
         clock=cluster.clock,
+        placement=KeyPlacement({edge.topic: topics[edge.topic].partitions for edge in graph.input_streams}),
     )
     return _put_together(parts, {name: topic.topic_id for name, topic in topics.items()}, home.marks)
 
@@ -96,6 +98,7 @@ class _Parts:
     joins: Mapping[str, LookupTable]
     lookups: Mapping[str, LookupTable]
     clock: Clock
+    placement: KeyPlacement
 
 
 def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> Assembled:
@@ -130,6 +133,7 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
         sources=sources(graph),
         outputs=outputs,
         tables=parts.tables,
+        placement=parts.placement,
         on_error=options.on_error,
         counters=parts.counters,
         clock=parts.clock,

@@ -88,8 +88,8 @@ class Misplaced:
                 " number of partitions was raised)"
             )
         return (
-            f"{self.keys} of the first {self.looked_at} keys of {topic!r} do not lie where Goka's partitioner (FNV-1a)"
-            f" puts them, for example {text!r} in partition {partition} and not {self.expected}; {whose}."
+            f"keys of {topic!r} do not lie where Goka's partitioner (FNV-1a) puts them ({self.keys} of {self.looked_at}"
+            f" looked at), for example {text!r} in partition {partition} and not {self.expected}; {whose}."
             " What is stored for such a key is not found by joins, lookups and views: write the topic with Goka's"
             " partitioner"
         )

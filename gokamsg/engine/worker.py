@@ -23,6 +23,7 @@ from gokamsg.engine.guarantee import Delivery, UncommittedError, UnsettledError
 from gokamsg.engine.options import OnError
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import BadRecord, Source
+from gokamsg.engine.partitioning import KeyPlacement
 from gokamsg.engine.records import RecordBatch
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables
@@ -53,6 +54,7 @@ class Worker:
         sources: Mapping[str, Source],
         outputs: Outputs,
         tables: Tables,
+        placement: KeyPlacement,
         on_error: OnError,
         counters: Counters,
         clock: Clock,
@@ -66,6 +68,7 @@ class Worker:
         self._sources = sources
         self._outputs = outputs
         self._tables = tables
+        self._placement = placement
         self._on_error = on_error
         self._counters = counters
         self._clock = clock
@@ -119,6 +122,7 @@ class Worker:
             not self._visits.waiting and not self._inputs.arrived()
         ):  # drained; what comes during the commit makes the next transaction
             self._transaction.commit(self._assignment)
+            self._placement.drained()
         if self._visits.waiting and self._assignment.settled:
             self._visit()
         self._flush_tables()
@@ -174,6 +178,7 @@ class Worker:
             for batch in partition_batches:
                 self._begin()
                 records = batch.split()
+                self._placement.look(topic, partition, records.keys)
                 processor.process(source, records)
                 processor.count(topic, records, self._outputs.now_ms)
                 transaction.advance(

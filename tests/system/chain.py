@@ -70,8 +70,8 @@ class Outcome:
         """Readable; empty when both are equal."""
         found = []
         for topic, partitions in self.streams.items():
-            for difference in fold.difference(partitions, other.streams[topic]):
-                found.append(f"{topic}: partition {difference}")
+            differing = fold.difference(partitions, other.streams[topic])
+            found += [f"{topic}: partition {difference}" for difference in differing]
         for topic, rows in self.tables.items():
             mine, theirs = set(rows), set(other.tables[topic])
             found += [f"{topic}: only the first has {row}" for row in sorted(mine - theirs)[:5]]
@@ -114,8 +114,7 @@ def _messages(rng: random.Random) -> Iterator[Line]:
     for number, sender in enumerate(senders):
         recipients = names[_towards(sender)]
         content = " ".join(rng.choices(WORDS, k=rng.randint(1, 6)))
-        message = {"From": sender, "To": rng.choice(recipients), "Content": f"{content} {number}"}
-        yield "message_sent", sender, json.dumps(message, ensure_ascii=rng.random() < 0.5)
+        yield "message_sent", sender, message(sender, rng.choice(recipients), f"{content} {number}", rng.random() < 0.5)
     for group in names.values():
         sender = group[0]
         for spelling in SPELLINGS:
@@ -124,6 +123,11 @@ def _messages(rng: random.Random) -> Iterator[Line]:
         if _towards(sender) == fold.partition_of("", PARTITIONS):
             for spelling in NAMELESS:
                 yield "message_sent", sender, spelling
+
+
+def message(sender: str, recipient: str, content: str, escaped: bool = False) -> str:
+    """As a client would write it; `escaped` makes it ASCII."""
+    return json.dumps({"From": sender, "To": recipient, "Content": content}, ensure_ascii=escaped)
 
 
 def _towards(sender: str) -> int:

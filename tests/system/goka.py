@@ -113,7 +113,9 @@ class Goka:
 
 def held(process: Process, role: str) -> set[int]:
     """The partitions that the role, of Goka or of ours, says it works on; empty while it has none."""
-    lines = [line for line in process.stdout().splitlines() if line.startswith(f"{role}: ")]
+    states = re.compile(rf"{role}: (assigned|running|stopped)")
+    # Goka's processors print this to standard output, our commands to standard error.
+    lines = [line for line in (*process.stdout().splitlines(), *process.stderr().splitlines()) if states.match(line)]
     found = re.search(r"running, .*?\(([0-9, -]*)\)", lines[-1]) if lines else None
     numbers: set[int] = set()
     for part in found[1].replace(" ", "").split(",") if found else ():

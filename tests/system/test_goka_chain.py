@@ -4,8 +4,6 @@ Invariants: every stream has equal keys and values in every partition, in the sa
 equal partitions; what Goka wrote is also what the folds of tests/system/fold.py make of its input.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.helpers import processes
@@ -19,13 +17,12 @@ SEED = 20260219
 
 
 @pytest.fixture(scope="module")
-def by_goka(goka: Goka, kafka_cluster: KafkaCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+def by_goka(goka: Goka, kafka_cluster: KafkaCluster, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """What Goka alone makes of the input."""
     kafka_cluster.clean()
     directory = tmp_path_factory.mktemp("goka-alone")
     with processes(directory / "logs") as started:
-        outcome = chain.run(Messaging(kafka_cluster, started, directory), goka, SEED, of_goka=ROLES)
-    yield outcome
+        return chain.run(Messaging(kafka_cluster, started, directory), goka, SEED, of_goka=ROLES)
 
 
 def test_goka_alone_does_what_the_folds_say(by_goka: Outcome) -> None:
