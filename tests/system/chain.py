@@ -23,6 +23,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from kafka import TopicPartition
+from kafka.admin import OffsetSpec
+
+from tests.helpers import eventually
 from tests.kafka_server import MESSAGING_TOPICS, KafkaCluster
 from tests.system import fold
 from tests.system.goka import Goka, Line
@@ -136,10 +140,19 @@ def _towards(sender: str) -> int:
 
 
 def make_topics(cluster: KafkaCluster) -> None:
-    """All topics of the service, as gokamsg or Goka would make them."""
+    """All topics of the service, as gokamsg or Goka would make them; returns when every partition answers.
+
+    A Goka process ends when a partition of its lookup table has no leader yet.
+    """
     options = {"num_partitions": PARTITIONS}
     compacted = {**options, "configs": {"cleanup.policy": "compact"}}
     cluster.create_topics({topic: compacted if topic in TABLES else options for topic in MESSAGING_TOPICS})
+    partitions = [TopicPartition(topic, number) for topic in MESSAGING_TOPICS for number in range(PARTITIONS)]
+    with cluster.admin() as admin:
+        eventually(
+            "every partition has a leader",
+            lambda: admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST)),
+        )
 
 
 def run(messaging: Messaging, goka: Goka, seed: int, *, of_goka: Collection[str]) -> Outcome:

@@ -87,11 +87,13 @@ class Goka:
         done = self._done("emit", "-brokers", address, stdin=text)
         assert done == f"{text.count(chr(10))} emitted\n"
 
-    def view(self, address: str, table: str, state: Path) -> dict[str, str]:
-        """The rows that a view of Goka's shows, in its order."""
-        text = self._done("view", "-brokers", address, "-table", table, "-state", str(state))
-        rows = [json.loads(line) for line in text.splitlines()]
-        return {row["key"]: row["value"] for row in rows}
+    def view(self, messaging: Messaging, table: str, *, state: str = "goka") -> Process:
+        """A view of Goka's; it prints the rows and ends once it has recovered all partitions."""
+        directory = messaging.directory / state / f"view-{table}"
+        directory.mkdir(parents=True, exist_ok=True)
+        flags = ["-brokers", messaging.cluster.address, "-table", table, "-state", str(directory)]
+        argv = [str(self.program), "view", *flags]
+        return messaging.started.add(Process(argv, messaging.started.log_dir, name=f"{state}-view-{table}"))
 
     def role(self, messaging: Messaging, role: str, *options: str, state: str = "goka", name: str = "") -> Process:
         """One of Goka's processors; `state` stands for the host that it runs on."""
@@ -109,6 +111,12 @@ class Goka:
         )
         assert done.returncode == 0, f"{arguments}: {done.stderr.decode(errors='replace')[-2000:]}"
         return done.stdout.decode()
+
+
+def rows(view: Process) -> dict[str, str]:
+    """What a view that must end by itself printed."""
+    assert view.wait(30) == 0, view.tail()
+    return {row["key"]: row["value"] for row in map(json.loads, view.stdout().splitlines())}
 
 
 def held(process: Process, role: str) -> set[int]:
