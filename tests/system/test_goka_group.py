@@ -29,6 +29,7 @@ from tests.system.tail import Tail
 from tests.system.traffic import PEOPLE
 
 GROUP_ROLES = ("filter", "collector")
+GROUPS = ("message_filter", "collector")
 RATE = 40
 # Each of so many gets a message every ten seconds: a feed is written before five more have come.
 RECIPIENTS = tuple(f"reader {number}" for number in range(400))
@@ -120,10 +121,6 @@ class Crew:
             shares = {name: sorted(held(processes[role], role)) for name, processes in self.members.items()}
             say(f"{what}: {role} {shares}")
 
-    def works(self, tail: Tail) -> None:
-        """Returns when what was sent by now is through, so that every member has committed something."""
-        tail.drained("message_filter", "collector", timeout_s=90)
-
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_members_of_both_kinds_come_and_go_under_load(messaging: Messaging, goka: Goka, rounds: int) -> None:
@@ -133,10 +130,17 @@ def test_members_of_both_kinds_come_and_go_under_load(messaging: Messaging, goka
     with Tail(messaging.cluster, topics) as tail, Writer(messaging.cluster) as writer:
         crew.join("goka-1", "ours-1")
         crew.settle("both joined")
+        # A member that dies before its first commit leaves rows without an offset, which ours refuse to guess at.
+        for group in GROUPS:
+            eventually(
+                f"all partitions of {group} have offsets",
+                lambda group=group: len(tail.committed(group)) == 8,
+                timeout_s=30,
+            )
         for _ in range(rounds):
             _come_and_go(crew)
         writer.stop()
-        crew.works(tail)
+        tail.drained(*GROUPS, timeout_s=90)
         tail.catch_up()
     say(f"{len(writer.sent)} messages, {len(tail.records['message_received'])} received")
     _nothing_is_lost(writer.sent, tail)
