@@ -78,6 +78,7 @@ class Assignment:
         self._restoring: dict[int, dict[TopicPartition, int]] = {}
         self._lookups_open = False
         self._processors: dict[int, PartitionProcessor] = {}
+        self._started: list[PartitionProcessor] = []
 
     @property
     def membership(self) -> Membership | None:
@@ -138,6 +139,7 @@ class Assignment:
             if processor.table is not None:
                 self.reader.remove(processor.table.topic, partition)
         self.running.clear()
+        self._started.clear()
         self._restoring.clear()
         self.positions.clear()
 
@@ -151,6 +153,11 @@ class Assignment:
             self._stand_by(self._all_partitions() - {partition for _, partition in self._assigned} - self._standing_by)
         if self._restoring:
             self._resume_restored()
+
+    def started(self) -> list[PartitionProcessor]:
+        """The processors that have begun to run since this was asked last, and still do."""
+        started, self._started = self._started, []
+        return started
 
     # --- stages -------------------------------------------------------------------------------------------------
 
@@ -275,6 +282,7 @@ class Assignment:
                     self._clients.inputs.seek(topic, partition, offset)
                 self.positions.update(positions)
                 self.running[partition] = self._processors[partition]
+                self._started.append(self._processors[partition])
                 self._clients.inputs.resume(positions)
 
     def _close(self, partition: int) -> None:

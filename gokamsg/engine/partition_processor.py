@@ -143,6 +143,17 @@ class PartitionProcessor:
             context._wrote = False
             staged.clear()
 
+    def touch_table(self) -> None:
+        """Write one row as it is once more; of a table without rows, delete one that is not there."""
+        table = self.table
+        if table is None or table.position == 0:
+            return  # nothing was ever written to its changelog
+        key, value = next(table.iterate(), (b"", None))
+        if value is None:
+            table.delete(key)
+        else:
+            table.put(key, value)
+
     def write_changelog(self, output: OutputTopic) -> int:
         """Append the overlay to the table's changelog, the last value per key; returns how many records."""
         if self.table is None:

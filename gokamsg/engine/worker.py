@@ -19,7 +19,7 @@ from gokamsg.engine.assignment import Assignment
 from gokamsg.engine.clients import Assigned
 from gokamsg.engine.clock import Clock
 from gokamsg.engine.cluster import GroupClient
-from gokamsg.engine.guarantee import Delivery, UncommittedError, UnsettledError
+from gokamsg.engine.guarantee import AtLeastOnce, Delivery, UncommittedError, UnsettledError
 from gokamsg.engine.options import OnError
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import BadRecord, Source
@@ -113,6 +113,7 @@ class Worker:
         if self._unsettled:
             return  # nothing is begun before the last outcome is known
         self._assignment.step()
+        self._touch_tables()
         reader = self._assignment.reader
         if not reader.idle:
             reader.poll(0.05 if reader.restoring else 0.0)
@@ -126,6 +127,17 @@ class Worker:
         if self._visits.waiting and self._assignment.settled:
             self._visit()
         self._flush_tables()
+
+    def _touch_tables(self) -> None:
+        """At-least-once, the changelog of each partition that comes up gets a last record outside of transactions.
+
+        Goka restores a table up to the record below the log's end; where earlier work of a worker that was exactly-once
+        has left a transaction's marker there, it would wait for ever.
+        """
+        for processor in self._assignment.started():
+            if self._delivery.name == AtLeastOnce.name:
+                self._begin()
+                processor.touch_table()
 
     @property
     def idle(self) -> bool:

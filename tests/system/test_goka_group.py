@@ -6,8 +6,8 @@ Invariants, for a filter and a collector, each a group of both kinds:
 2. Every message sent arrives at least once, each pair's messages in their order.
 3. Every message that arrived is in its recipient's feed at some time, and the feed ends with the latest ones.
 
-Our members run at-least-once: a Goka process that takes a partition over restores its table only up to the record
-below the partition's end, and waits for ever where a transaction's marker stands there. Nobody is blocked here: Goka
+Our members run at-least-once: Goka restores a table only up to the record below its end, and would wait for ever where
+a transaction's marker stands there. Nobody is blocked here: Goka
 may commit the offset of a dropped message before an earlier one is acknowledged, and loses that one if it is killed
 just then.
 """

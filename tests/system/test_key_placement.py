@@ -1,4 +1,7 @@
-"""Inputs written by clients that place keys otherwise than Goka: the role that reads them says so, and whose way it is."""
+"""Inputs written by clients that place keys otherwise than Goka: the role that reads them says so, and whose way it is.
+
+Invariant: one warning for each such input, with the partitioner's name, and none for an input in Goka's way.
+"""
 
 import json
 
