@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gokamsg.engine.hashing import fnv1a32, partition_of
@@ -17,6 +17,7 @@ from gokamsg.engine.hashing import fnv1a32, partition_of
 log = logging.getLogger(__name__)
 
 MOST_KEYS = 100
+MOST_RECORDS = 10_000
 FEWEST_PER_PARTITION = 5
 
 Placed = tuple[bytes, int]
@@ -107,29 +108,32 @@ def judge(placed: Collection[Placed], partitions: int) -> Misplaced | None:
 
 
 class KeyPlacement:
-    """Looks at the first keys of each input: at most MOST_KEYS, spread over the partitions, and only once."""
+    """Looks at each input's first MOST_RECORDS records, for MOST_KEYS different keys spread over its partitions."""
 
     def __init__(self, partitions: Mapping[str, int], tell: Callable[[str], None] = log.warning) -> None:
         self._partitions = dict(partitions)
         self._seen: dict[str, dict[Placed, None]] = {topic: {} for topic in partitions}
+        self._left = dict.fromkeys(partitions, MOST_RECORDS)
         self._tell = tell
         self._new = False
 
-    def look(self, topic: str, partition: int, keys: Iterable[bytes | None]) -> None:
+    def look(self, topic: str, partition: int, keys: Sequence[bytes | None]) -> None:
         """These keys were read; costs nothing once enough were."""
         seen = self._seen.get(topic)
         if seen is None:
             return
         room = max(FEWEST_PER_PARTITION, -(-MOST_KEYS // self._partitions[topic]))
         room -= sum(1 for _, place in seen if place == partition)
-        for key in keys:
+        left = self._left[topic]
+        self._left[topic] -= len(keys)
+        for key in keys[:left]:
             if room <= 0 or len(seen) >= MOST_KEYS:
                 break
             if key is not None and (key, partition) not in seen:
                 seen[key, partition] = None
                 self._new = True
                 room -= 1
-        if len(seen) >= MOST_KEYS:
+        if len(seen) >= MOST_KEYS or len(keys) >= left:
             self._conclude(topic)
             self._seen.pop(topic, None)
 

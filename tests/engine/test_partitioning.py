@@ -6,6 +6,7 @@ from kafka.partitioner import default as kafka_python
 from gokamsg.engine.hashing import partition_of
 from gokamsg.engine.partitioning import (
     MOST_KEYS,
+    MOST_RECORDS,
     OTHERS,
     KeyPlacement,
     crc32_partition,
@@ -128,6 +129,15 @@ def test_one_partition_does_not_use_up_the_sample() -> None:
     watch.drained()
     assert len(said) == 1
     assert "(7 of " in said[0]
+
+
+def test_a_topic_of_few_keys_is_not_looked_at_for_ever() -> None:
+    watch, said = _watch()
+    for _ in range(MOST_RECORDS // 100):
+        watch.look("events", 4, [b"Bob"] * 100)
+    watch.look("events", 0, [b"Bob"])
+    watch.drained()
+    assert said == []
 
 
 def test_good_keys_are_looked_at_until_enough_were_seen() -> None:

@@ -8,6 +8,8 @@ writes such a record to each partition of its table.
 
 from collections.abc import Iterable
 
+from confluent_kafka import Producer as ConfluentProducer
+
 from gokamsg.engine.clients import ClientConfig, TableConsumer
 from gokamsg.engine.records import RecordBatch
 from tests.helpers import eventually
@@ -64,6 +66,21 @@ def test_each_reads_the_batches_of_the_other(messaging: Messaging, goka: Goka) -
     now = {record.key: (record.value or b"").decode() for record in messaging.read("collector-table")}
     assert now == {user: _feed(user, range(1, 6)) for user in USERS}
     assert rows(goka.view(messaging, "collector-table", state="late")) == now
+
+
+def test_goka_sees_what_was_aborted(messaging: Messaging, goka: Goka) -> None:
+    """Every partition holds an aborted record and its marker, and no row: ours sees nothing there, Goka the record."""
+    chain.make_topics(messaging.cluster)
+    producer = ConfluentProducer({"bootstrap.servers": messaging.cluster.address, "transactional.id": "to be aborted"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for number in range(chain.PARTITIONS):
+        producer.produce("collector-table", b"[]", f"nobody {number}".encode(), partition=number)
+    producer.flush(30)
+    producer.abort_transaction(30)
+    messaging.running(messaging.role("collector", options=["--guarantee", "at-least-once"]), "collector")
+    assert rows(goka.view(messaging, "collector-table")) == {f"nobody {n}": "[]" for n in range(chain.PARTITIONS)}
+    assert messaging.table("collector-table") == {}
 
 
 def _feed(user: str, numbers: Iterable[int]) -> str:
