@@ -142,7 +142,8 @@ def _towards(sender: str) -> int:
 def make_topics(cluster: KafkaCluster) -> None:
     """All topics of the service, as gokamsg or Goka would make them; returns when every partition answers.
 
-    Tables are compacted, but not while a test runs: earlier values are looked at too. A Goka process ends when a partition of its lookup table has no leader yet.
+    Tables are compacted, but not while a test runs: earlier values are looked at too. Leaders are waited for because a
+    Goka process ends when a partition of its lookup table has none yet.
     """
     options = {"num_partitions": PARTITIONS}
     compacted = {**options, "configs": {"cleanup.policy": "compact", "min.compaction.lag.ms": "86400000"}}
