@@ -79,7 +79,7 @@ def assemble(
         joins=_lookup_tables(graph.joint_tables, topics, options),
         lookups=_lookup_tables(graph.lookup_tables, topics, options),
         clock=cluster.clock,
-        placement=KeyPlacement({edge.topic: topics[edge.topic].partitions for edge in graph.input_streams}),
+        placement=_placement(graph, topics, options),
     )
     return _put_together(parts, {name: topic.topic_id for name, topic in topics.items()}, home.marks)
 
@@ -220,6 +220,10 @@ def _outputs(
         partitions = known.partitions if known else delivery.partition_count(edge.topic)
         outputs.add(edge.topic, Partitioner(partitions, options.hasher), partitions)
     return outputs
+
+
+def _placement(graph: GroupGraph, topics: Mapping[str, Topic], options: ProcessorOptions) -> KeyPlacement:
+    return KeyPlacement({edge.topic: topics[edge.topic].partitions for edge in graph.input_streams}, options.hasher)
 
 
 def _lookup_tables(

@@ -1,4 +1,4 @@
-"""Whether the keys of an input lie where Goka's partitioner puts them, and if not, whose partitioner fits.
+"""Whether the keys of an input lie where the group's partitioner (Goka's) puts them, and if not, whose fits.
 
 A key in another partition is handled like any other, but what is stored for it stays in that partition: joins, lookups
 and views look for it elsewhere. So a worker looks at the first keys that it reads of each input, and says once what it
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from gokamsg.engine.hashing import fnv1a32, partition_of
+from gokamsg.engine.hashing import Hasher, fnv1a32, partition_of
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def masked_fnv1a_partition(key: bytes, partitions: int) -> int:
     return (fnv1a32(key) & 0x7FFFFFFF) % partitions
 
 
+GOKAS = "Goka's partitioner (FNV-1a)"
 OTHERS: Mapping[str, Callable[[bytes, int], int]] = {
     "murmur2 (the default of Java's clients)": murmur2_partition,
     "CRC32 (the default of librdkafka and what is built on it)": crc32_partition,
@@ -69,7 +70,7 @@ OTHERS: Mapping[str, Callable[[bytes, int], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Misplaced:
-    """Keys that do not lie in Goka's partitions. `fitting` names the partitioners that put all of those there."""
+    """Keys that do not lie in their partitions. `fitting` names the partitioners that put all of those there."""
 
     keys: int
     looked_at: int
@@ -77,7 +78,7 @@ class Misplaced:
     expected: int
     fitting: tuple[str, ...]
 
-    def sentence(self, topic: str) -> str:
+    def sentence(self, topic: str, ours: str = GOKAS) -> str:
         key, partition = self.example
         text = key.decode("utf-8", "backslashreplace")
         text = text if len(text) <= 60 else f"{text[:57]}..."
@@ -89,28 +90,31 @@ class Misplaced:
                 " number of partitions was raised)"
             )
         return (
-            f"keys of {topic!r} do not lie where Goka's partitioner (FNV-1a) puts them ({self.keys} of {self.looked_at}"
-            f" looked at), for example {text!r} in partition {partition} and not {self.expected}; {whose}."
-            " What is stored for such a key is not found by joins, lookups and views: write the topic with Goka's"
-            " partitioner"
+            f"keys of {topic!r} do not lie where {ours} puts them ({self.keys} of {self.looked_at} looked at), for example"
+            f" {text!r} in partition {partition} and not {self.expected}; {whose}. What is stored for such a key is not"
+            f" found by joins, lookups and views: write the topic with {ours}"
         )
 
 
-def judge(placed: Collection[Placed], partitions: int) -> Misplaced | None:
+def judge(placed: Collection[Placed], partitions: int, hasher: Hasher = fnv1a32) -> Misplaced | None:
     """What is wrong with the places of these keys in a topic of so many partitions; None if nothing is."""
-    wrong = [(key, partition) for key, partition in placed if partition_of(key, partitions) != partition]
+    wrong = [(key, partition) for key, partition in placed if partition_of(key, partitions, hasher) != partition]
     if not wrong:
         return None
+    others = OTHERS if hasher is fnv1a32 else {GOKAS: partition_of, **OTHERS}
     fitting = tuple(
-        name for name, other in OTHERS.items() if all(other(key, partitions) == partition for key, partition in wrong)
+        name for name, other in others.items() if all(other(key, partitions) == partition for key, partition in wrong)
     )
-    return Misplaced(len(wrong), len(placed), wrong[0], partition_of(wrong[0][0], partitions), fitting)
+    return Misplaced(len(wrong), len(placed), wrong[0], partition_of(wrong[0][0], partitions, hasher), fitting)
 
 
 class KeyPlacement:
     """Looks at each input's first MOST_RECORDS records, for MOST_KEYS different keys spread over its partitions."""
 
-    def __init__(self, partitions: Mapping[str, int], tell: Callable[[str], None] = log.warning) -> None:
+    def __init__(
+        self, partitions: Mapping[str, int], hasher: Hasher = fnv1a32, *, tell: Callable[[str], None] = log.warning
+    ) -> None:
+        self._hasher = hasher
         self._partitions = dict(partitions)
         self._seen: dict[str, dict[Placed, None]] = {topic: {} for topic in partitions}
         self._left = dict.fromkeys(partitions, MOST_RECORDS)
@@ -145,7 +149,7 @@ class KeyPlacement:
                 self._conclude(topic)
 
     def _conclude(self, topic: str) -> None:
-        found = judge(self._seen[topic], self._partitions[topic])
+        found = judge(self._seen[topic], self._partitions[topic], self._hasher)
         if found is not None:
             del self._seen[topic]
-            self._tell(found.sentence(topic))
+            self._tell(found.sentence(topic, GOKAS if self._hasher is fnv1a32 else "this group's own partitioner"))

@@ -87,7 +87,7 @@ def test_places_that_nobody_gives_are_said_to_be_nobodys() -> None:
 
 def _watch(partitions: int = 8) -> tuple[KeyPlacement, list[str]]:
     said: list[str] = []
-    return KeyPlacement({"events": partitions}, said.append), said
+    return KeyPlacement({"events": partitions}, tell=said.append), said
 
 
 def _by_partition(keys: list[bytes], partitions: int) -> dict[int, list[bytes | None]]:
@@ -129,6 +129,20 @@ def test_one_partition_does_not_use_up_the_sample() -> None:
     watch.drained()
     assert len(said) == 1
     assert "(7 of " in said[0]
+
+
+def test_a_group_with_another_hasher_is_told_of_gokas_keys() -> None:
+    said: list[str] = []
+    watch = KeyPlacement({"events": 8}, lambda key: murmur2(key) & 0x7FFFFFFF, tell=said.append)
+    watch.look("events", murmur2_partition(b"Bob", 8), [b"Bob"])
+    watch.drained()
+    assert said == []
+    for key in KEYS[:50]:
+        watch.look("events", partition_of(key, 8), [key])
+    watch.drained()
+    assert len(said) == 1
+    assert "do not lie where this group's own partitioner puts them" in said[0]
+    assert "they lie where Goka's partitioner (FNV-1a) puts them" in said[0]
 
 
 def test_a_topic_of_few_keys_is_not_looked_at_for_ever() -> None:
