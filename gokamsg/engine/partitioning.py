@@ -90,9 +90,9 @@ class Misplaced:
                 " number of partitions was raised)"
             )
         return (
-            f"keys of {topic!r} do not lie where {ours} puts them ({self.keys} of {self.looked_at} looked at), for example"
-            f" {text!r} in partition {partition} and not {self.expected}; {whose}. What is stored for such a key is not"
-            f" found by joins, lookups and views: write the topic with {ours}"
+            f"keys of {topic!r} do not lie where {ours} puts them ({self.keys} of {self.looked_at} looked at),"
+            f" for example {text!r} in partition {partition} and not {self.expected}; {whose}."
+            f" What is stored for such a key is not found by joins, lookups and views: write the topic with {ours}"
         )
 
 
