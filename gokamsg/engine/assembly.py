@@ -20,11 +20,13 @@ from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.guarantee import AtLeastOnce, Delivery, ExactlyOnce
 from gokamsg.engine.hashing import Partitioner
 from gokamsg.engine.lookup import LookupTable
+from gokamsg.engine.names import quarantine_of
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import Pace, PartitionProcessor, Source
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.partitioning import KeyPlacement
+from gokamsg.engine.quarantine.partition import Quarantine
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables
 from gokamsg.engine.topics import Topic, TopicManager
@@ -56,7 +58,7 @@ def assemble(
     stack: ExitStack,
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
-    topics = _topics(cluster, graph)
+    topics = _topics(cluster, graph, options)
     home = cluster.home(options.state_dir, graph.group)
     stack.callback(home.release)
     clients = _clients(cluster, graph, home, stack)
@@ -120,6 +122,7 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
         parts.delivery,
         outputs,
         changelog=outputs.topic(graph.group_table.topic) if graph.group_table else None,
+        quarantine=outputs.get(quarantine_of(graph.group)),
         pace=pace,
         deferral=deferral,
         options=options,
@@ -144,10 +147,10 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
 
 def _partition_builder(
     parts: _Parts, pace: Pace, deferral: Deferral, worker: Callable[[], Worker]
-) -> Callable[[int, PartitionTable | None], PartitionProcessor]:
+) -> Callable[[int, PartitionTable | None, Quarantine | None], PartitionProcessor]:
     options = parts.options
 
-    def build(partition: int, table: PartitionTable | None) -> PartitionProcessor:
+    def build(partition: int, table: PartitionTable | None, quarantine: Quarantine | None) -> PartitionProcessor:
         context = Context(
             parts.graph,
             partition,
@@ -169,6 +172,7 @@ def _partition_builder(
             cut=worker().cut,
             nil_handling=options.nil_handling,
             wrapper=options.context_wrapper,
+            quarantine=quarantine,
         )
 
     return build
@@ -179,10 +183,10 @@ def sources(graph: GroupGraph) -> dict[str, Source]:
     return {edge.topic: Source(edge.topic, edge.codec, edge.callback) for edge in graph.consumed_streams}
 
 
-def _topics(cluster: Cluster, graph: GroupGraph) -> Mapping[str, Topic]:
+def _topics(cluster: Cluster, graph: GroupGraph, options: ProcessorOptions) -> Mapping[str, Topic]:
     """Create the group's own topics with the inputs' partition count, and check the others."""
     with TopicManager(cluster) as manager:
-        return manager.prepare(graph)
+        return manager.prepare(graph, quarantine=options.on_error == "quarantine")
 
 
 def _clients(cluster: Cluster, graph: GroupGraph, home: Home, stack: ExitStack) -> Clients:
@@ -219,6 +223,8 @@ def _outputs(
         known = topics.get(edge.topic)
         partitions = known.partitions if known else delivery.partition_count(edge.topic)
         outputs.add(edge.topic, Partitioner(partitions, options.hasher), partitions)
+    if (parked := topics.get(quarantine_of(graph.group))) is not None:
+        outputs.add(parked.name, Partitioner(parked.partitions), parked.partitions)
     return outputs
 
 

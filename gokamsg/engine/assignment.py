@@ -22,10 +22,12 @@ from gokamsg.engine.clients import Membership
 from gokamsg.engine.cluster import GroupClient, Marks, TableClient
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.lookup import LookupTable
+from gokamsg.engine.names import quarantine_commands_of, quarantine_of
 from gokamsg.engine.offsets import starting_position
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.partition_processor import PartitionProcessor
 from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.quarantine.partition import Quarantine
 from gokamsg.engine.table_reader import TableReader
 from gokamsg.engine.tables import Tables
 from gokamsg.errors import BrokerUnavailableError, TransactionAbortedError
@@ -56,7 +58,7 @@ class Assignment:
         lookups: Mapping[str, LookupTable],
         marks: Marks,
         options: ProcessorOptions,
-        build: Callable[[int, PartitionTable | None], PartitionProcessor],
+        build: Callable[[int, PartitionTable | None, Quarantine | None], PartitionProcessor],
     ) -> None:
         self.running: dict[int, PartitionProcessor] = {}
         self.positions: dict[TopicPartition, int] = {}  # committed input positions of running partitions
@@ -77,6 +79,8 @@ class Assignment:
         self._undecided = True
         self._restoring: dict[int, dict[TopicPartition, int]] = {}
         self._lookups_open = False
+        self._quarantine = topic if (topic := quarantine_of(graph.group)) in topic_ids else None
+        self._commanded: set[int] = set()
         self._processors: dict[int, PartitionProcessor] = {}
         self._started: list[PartitionProcessor] = []
 
@@ -136,8 +140,8 @@ class Assignment:
             self._clients.inputs.pause(self._clients.inputs.assignment() & self._assigned)
         for partition, processor in self.running.items():
             processor.rollback()
-            if processor.table is not None:
-                self.reader.remove(processor.table.topic, partition)
+            for own in self._own_tables:
+                self.reader.remove(own, partition)
         self.running.clear()
         self._started.clear()
         self._restoring.clear()
@@ -153,6 +157,7 @@ class Assignment:
             self._stand_by(self._all_partitions() - {partition for _, partition in self._assigned} - self._standing_by)
         if self._restoring:
             self._resume_restored()
+        self._await_commands()
 
     def started(self) -> list[PartitionProcessor]:
         """The processors that have begun to run since this was asked last, and still do."""
@@ -187,7 +192,7 @@ class Assignment:
         except TransactionAbortedError:
             return  # the group is rebalancing again; the next assignment decides
         for partition in partitions:
-            self._open(partition, own_ends.get(partition, 0))
+            self._open(partition, own_ends)
         self._open_joins(partitions)
         self._undecided = False
         self._restoring = {
@@ -195,18 +200,21 @@ class Assignment:
             for partition in partitions
         }
 
-    def _own_ends(self, partitions: Collection[int]) -> Mapping[int, int]:
+    @property
+    def _own_tables(self) -> list[str]:
+        """What this group alone writes."""
         persist = self._graph.group_table
-        if persist is None:
-            return {}
-        ends = self._clients.tables.end_offsets([(persist.topic, partition) for partition in partitions])
-        return {partition: end for (_, partition), end in ends.items()}
+        return [topic for topic in (persist.topic if persist else None, self._quarantine) if topic is not None]
+
+    def _own_ends(self, partitions: Collection[int]) -> Mapping[TopicPartition, int]:
+        keys = [(topic, partition) for topic in self._own_tables for partition in partitions]
+        return self._clients.tables.end_offsets(keys) if keys else {}
 
     def _positions(
         self,
         assigned: list[TopicPartition],
         committed: Mapping[TopicPartition, int | None],
-        own_ends: Mapping[int, int],
+        own_ends: Mapping[TopicPartition, int],
         membership: Membership,
     ) -> dict[TopicPartition, int]:
         inputs = self._clients.inputs
@@ -220,7 +228,7 @@ class Assignment:
                 committed=committed.get((topic, partition)),
                 log_start=starts[topic, partition],
                 log_end=ends[topic, partition],
-                handled_before=own_ends.get(partition, 0) > 0
+                handled_before=any(own_ends[own, partition] > 0 for own in self._own_tables)
                 or self._marks.has(topic, self._topic_ids[topic], partition),
                 start=self._options.start,
             )
@@ -250,14 +258,45 @@ class Assignment:
             self.reader.add(table, max(ends[topic, partition], table.position), follow=True)
         self._standing_by.update(partitions)
 
-    def _open(self, partition: int, end: int) -> None:
+    def _open(self, partition: int, ends: Mapping[TopicPartition, int]) -> None:
         self._standing_by.discard(partition)
         persist = self._graph.group_table
         table = None
         if persist is not None:
             table = self._tables.open(persist.topic, partition, self._topic_ids[persist.topic])
-            self.reader.add(table, end, follow=False)
-        self._processors[partition] = self._build(partition, table)
+            self.reader.add(table, ends[persist.topic, partition], follow=False)
+        # Mostly nothing was ever parked: no file is opened then.
+        quarantine = None
+        if self._quarantine is not None:
+            end = ends[self._quarantine, partition]
+            quarantine = self._new_quarantine(self._quarantine, partition, is_new=not end)
+            if end:
+                parked = self._tables.open(self._quarantine, partition, self._topic_ids[self._quarantine])
+                self.reader.add(parked, end, follow=False, raw=True)
+        self._processors[partition] = self._build(partition, table, quarantine)
+
+    def _new_quarantine(self, topic: str, partition: int, *, is_new: bool) -> Quarantine:
+        return Quarantine(
+            self._graph.group,
+            partition,
+            quarantine_commands_of(self._graph.group),
+            lambda: self._tables.open(topic, partition, self._topic_ids[topic]),
+            is_new=is_new,
+            limit=self._options.quarantine_records,
+        )
+
+    def _await_commands(self) -> None:
+        """Read the commands for those partitions, and only those, that have something parked."""
+        present: set[int] = set()
+        for partition, processor in self.running.items():
+            inbox = processor.quarantine.inbox if processor.quarantine is not None else None
+            if inbox is not None:
+                present.add(partition)
+                if partition not in self._commanded:
+                    self.reader.add(inbox, inbox.position, follow=True, raw=True)
+        for partition in self._commanded - present:
+            self.reader.remove(quarantine_commands_of(self._graph.group), partition)
+        self._commanded = present
 
     def _open_joins(self, partitions: Collection[int]) -> None:
         for edge in self._graph.joint_tables:
@@ -274,24 +313,25 @@ class Assignment:
         lookups = [edge.topic for edge in self._graph.lookup_tables]
         if not all(restored(topic, p) for topic in lookups for p in range(self._clients.tables.partitions(topic))):
             return
-        own = [edge.topic for edge in (*self._graph.joint_tables, self._graph.group_table) if edge is not None]
+        own = [*self._own_tables, *(edge.topic for edge in self._graph.joint_tables)]
         for partition, positions in list(self._restoring.items()):
             if all(restored(topic, partition) for topic in own):
                 del self._restoring[partition]
                 for (topic, _), offset in positions.items():
                     self._clients.inputs.seek(topic, partition, offset)
                 self.positions.update(positions)
-                self.running[partition] = self._processors[partition]
-                self._started.append(self._processors[partition])
+                processor = self.running[partition] = self._processors[partition]
+                if processor.quarantine is not None:
+                    processor.quarantine.load()
+                self._started.append(processor)
                 self._clients.inputs.resume(positions)
 
     def _close(self, partition: int) -> None:
         self._standing_by.discard(partition)
         self._processors.pop(partition, None)
-        persist = self._graph.group_table
-        if persist is not None:
-            self.reader.remove(persist.topic, partition)
-            self._tables.close(persist.topic, partition)
+        for own in self._own_tables:
+            self.reader.remove(own, partition)
+            self._tables.close(own, partition)
         for edge in self._graph.joint_tables:
             self.reader.remove(edge.topic, partition)
             self._joins[edge.topic].release(partition)

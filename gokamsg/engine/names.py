@@ -13,6 +13,7 @@ Group: TypeAlias = str
 
 TABLE_SUFFIX = "-table"
 LOOP_SUFFIX = "-loop"
+QUARANTINE_SUFFIX = "-quarantine"
 
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]{1,249}", re.ASCII)
 
@@ -25,6 +26,16 @@ def table_of(group: Group) -> Table:
 def loop_of(group: Group) -> Stream:
     """The topic by which the group sends records to itself."""
     return group + LOOP_SUFFIX
+
+
+def quarantine_of(group: Group) -> Table:
+    """The table of the group's records that could not be handled."""
+    return group + QUARANTINE_SUFFIX
+
+
+def quarantine_commands_of(group: Group) -> Stream:
+    """The stream of what people tell the group to do with them."""
+    return quarantine_of(group) + "-commands"
 
 
 def is_legal(name: str) -> bool:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from gokamsg.engine.updates import UpdateCallback
 
 Guarantee = Literal["exactly-once", "at-least-once"]
-OnError = Literal["stop", "skip"]
+OnError = Literal["quarantine", "skip", "stop"]
 Start = Literal["earliest", "latest"]
 NilHandling = Literal["ignore", "process", "decode"]
 
 GUARANTEES: tuple[Guarantee, ...] = ("exactly-once", "at-least-once")
-ON_ERROR: tuple[OnError, ...] = ("stop", "skip")
+ON_ERROR: tuple[OnError, ...] = ("quarantine", "skip", "stop")
 STARTS: tuple[Start, ...] = ("earliest", "latest")
 NIL_HANDLING: tuple[NilHandling, ...] = ("ignore", "process", "decode")
 
@@ -33,6 +33,8 @@ TRANSACTION_MARGIN_S = 2.0
 class ProcessorOptions:
     """Settings of one processor. Raises UsageError when built from values that cannot work.
 
+    on_error: a record that cannot be decoded, or whose callback raises, is put aside with the later ones of its key
+    ("quarantine"), is passed over ("skip"), or ends the processor ("stop").
     nil_handling: what happens to an input record with a null value: it is passed over ("ignore"), the callback gets
     None ("process"), or the codec gets the empty bytes, as Go's codecs do ("decode").
     default_headers: go with every emit and loopback, below those of the call; not with table writes.
@@ -45,7 +47,7 @@ class ProcessorOptions:
 
     state_dir: Path
     guarantee: Guarantee = "exactly-once"
-    on_error: OnError = "stop"
+    on_error: OnError = "quarantine"
     start: Start | None = None
     transaction_timeout_ms: int = 10_000
     hot_standby: bool = False  # follow the tables of all partitions, those of other instances too
@@ -54,6 +56,7 @@ class ProcessorOptions:
     commit_age_s: float = 0.5  # an open transaction is cut between two records at this age
     commit_bytes: int = 8 << 20  # or at this many bytes of input
     max_message_bytes: int = 1_000_000  # Kafka's default max.message.bytes is 1,048,588, batch header included
+    quarantine_records: int = 100_000  # of each partition; with more the processor stops
     cache_bytes: int = 64 << 20  # for all tables of the worker together
     close_timeout_s: float = 3.0
     nil_handling: NilHandling = "ignore"

@@ -104,6 +104,10 @@ class Outputs:
         """The registered topic `name`."""
         return self._topics[name]
 
+    def get(self, name: str) -> OutputTopic | None:
+        """The topic `name`, None if it is not registered."""
+        return self._topics.get(name)
+
     def accept(self, staged: Iterable[Staged]) -> None:
         """Take over what one callback emitted, after it returned without error."""
         for topic, key, value, headers in staged:

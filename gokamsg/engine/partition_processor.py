@@ -2,15 +2,16 @@
 
 1. Records of one partition are handled one at a time across all inputs and the loop; of one topic, in offset order.
 2. A record that cannot be decoded, or whose callback raises, leaves no trace: its emits and its write are dropped,
-   and it is handed to the one error path, `on_bad`, which raises to stop or returns to go on.
-3. Table writes go to the table's overlay, emits to the open batches; both belong to the worker's transaction.
+   and it is handed to the one error path, `on_bad`, which raises to stop, or tells whether it goes into quarantine.
+3. A record whose key has records in quarantine goes there too.
+4. Table writes go to the table's overlay, emits to the open batches; both belong to the worker's transaction.
 
 Owned by the worker's thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -21,8 +22,10 @@ from gokamsg.engine.counts import InputCount
 from gokamsg.engine.options import NilHandling
 from gokamsg.engine.output import Headers, Outputs, OutputTopic, decode_key
 from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.quarantine.partition import Quarantine
+from gokamsg.engine.quarantine.record import OneRecord, ParkedRecord
 from gokamsg.engine.records import Records
-from gokamsg.errors import CodecError
+from gokamsg.errors import CodecError, ProcessingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,13 @@ class PartitionProcessor:
         *,
         table: PartitionTable | None,
         pace: Pace,
-        on_bad: Callable[[BadRecord], None],
+        on_bad: Callable[[BadRecord], bool],
         cut: Callable[[str, int, int], None],
         nil_handling: NilHandling = "ignore",
         wrapper: Callable[[Context], Context] | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        self.quarantine = quarantine
         self.partition = context.partition()
         self.table = table
         self._context = context
@@ -114,12 +119,15 @@ class PartitionProcessor:
         if self._wrapper is not None:
             callback = _wrapped(callback, self._wrapper)
         staged, offsets, now = context._staged, records.offsets, pace.now
+        parked = self.quarantine.parked if self.quarantine is not None else None
         context._topic = source.topic
         context._records = records
         context._active = True
         try:
             for index, value in enumerate(values):
-                if mixed and value.__class__ is _Unusable:
+                if parked and (records.keys[index] or b"") in parked:
+                    self._park_behind(source, records, index, value)
+                elif mixed and value.__class__ is _Unusable:
                     if value.error is not None:
                         self._bad(source, records, index, value.error, decoded=False)
                 else:
@@ -154,6 +162,39 @@ class PartitionProcessor:
         else:
             table.put(key, value)
 
+    def retry(self, source: Source, record: OneRecord) -> Exception | None:
+        """Handle a record out of the quarantine; why it failed again, or None."""
+        values, _ = _decode(source.codec, record.values, self._null)
+        if values[0].__class__ is _Unusable:
+            return values[0].error
+        context, callback = self._context, source.callback
+        if self._wrapper is not None:
+            callback = _wrapped(callback, self._wrapper)
+        context._topic, context._records, context._index, context._active = source.topic, record, 0, True
+        try:
+            callback(context, values[0])
+            if context._wrote:
+                self._write(record.keys[0] or b"")
+            self._outputs.accept(context._staged)
+        except Exception as error:
+            return error
+        finally:
+            context._active = context._wrote = False
+            context._staged.clear()
+        return None
+
+    def obey(self, sources: Mapping[str, Source]) -> None:
+        """Do what people told the quarantine."""
+
+        def retry(record: ParkedRecord) -> Exception | None:
+            source = sources.get(record.topic)
+            if source is None:
+                return ProcessingError(f"the group has no input {record.topic!r} any more")
+            return self.retry(source, OneRecord(record))
+
+        assert self.quarantine is not None
+        self.quarantine.obey(retry, go_on=lambda: self._pace.now() < self._pace.cut_at)
+
     def write_changelog(self, output: OutputTopic) -> int:
         """Append the overlay to the table's changelog, the last value per key; returns how many records."""
         if self.table is None:
@@ -170,18 +211,22 @@ class PartitionProcessor:
         count = self.inputs.setdefault(topic, InputCount())
         last = len(records.offsets) - 1
         if last >= 0:
-            delay_s = (now_ms - records.timestamp(last)) / 1000
+            delay_s = (now_ms - records.newest_ms) / 1000
             count.add(records.values, last + 1, records.offsets[last], delay_s)
 
-    def committed(self, position: int | None) -> None:
-        """The transaction with the overlay is committed; `position` is the changelog's next offset after its writes."""
+    def committed(self, position: int | None, quarantine_position: int | None) -> None:
+        """The transaction is committed; the positions are the changelogs' next offsets after what was written there."""
         self._headers.clear()
+        if self.quarantine is not None:
+            self.quarantine.committed(quarantine_position)
         if self.table is not None:
             self.table.commit(position)
 
     def rollback(self) -> None:
         """The transaction with the overlay is gone."""
         self._headers.clear()
+        if self.quarantine is not None:
+            self.quarantine.rollback()
         if self.table is not None:
             self.table.rollback()
 
@@ -199,7 +244,15 @@ class PartitionProcessor:
 
     def _bad(self, source: Source, records: Handled, index: int, error: Exception, *, decoded: bool = True) -> None:
         key = decode_key(records.keys[index])
-        self._on_bad(BadRecord(source.topic, self.partition, records.offsets[index], key, error, decoded))
+        if self._on_bad(BadRecord(source.topic, self.partition, records.offsets[index], key, error, decoded)):
+            assert self.quarantine is not None
+            self.quarantine.park(source.topic, records, index, self._outputs.now_ms, error)
+
+    def _park_behind(self, source: Source, records: Handled, index: int, value: Any) -> None:
+        if value.__class__ is _Unusable and value.error is None:
+            return  # a null value that is passed over
+        assert self.quarantine is not None
+        self.quarantine.park(source.topic, records, index, self._outputs.now_ms, None)
 
 
 def _wrapped(

@@ -183,6 +183,8 @@ class Processor:
         parts = self._parts
         reader = parts.assignment.reader if parts else None
         counters = self._counters
+        running = list(parts.assignment.running.values()) if parts else []
+        quarantines = [processor.quarantine for processor in running if processor.quarantine is not None]
         return ProcessorStatus(
             group=self.graph.group,
             state=self._signal.state,
@@ -194,6 +196,8 @@ class Processor:
             emitted=parts.outputs.records if parts else 0,
             table_writes=counters.table_writes,
             bad_records=counters.bad_records,
+            parked_records=sum(quarantine.records for quarantine in quarantines),
+            parked_keys=sum(len(quarantine.parked) for quarantine in quarantines),
             commits=counters.commits,
             aborts=counters.aborts,
             commit_ms=counters.commit_ms,

@@ -153,6 +153,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def newest_ms(self) -> int:
+        """The latest timestamp of the batch, without looking at its records."""
+        return self._batch.max_timestamp
+
     def timestamp(self, index: int) -> int:
         """Milliseconds since the epoch; the broker's time where the topic says so."""
         if self._batch.attributes & _LOG_APPEND_TIME:

@@ -30,6 +30,8 @@ class ProcessorStatus:
     emitted: int
     table_writes: int
     bad_records: int
+    parked_records: int  # in quarantine now, in these partitions
+    parked_keys: int
     commits: int
     aborts: int
     commit_ms: float  # the last commit's duration

@@ -17,9 +17,8 @@ from time import monotonic
 
 from gokamsg.engine.cluster import TableClient
 from gokamsg.engine.counts import TableCount
-from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.records import RecordBatch
-from gokamsg.engine.updates import UpdateCallback, changes_of
+from gokamsg.engine.updates import Followed, UpdateCallback, changes_of
 from gokamsg.errors import PositionLostError
 
 log = logging.getLogger(__name__)
@@ -44,12 +43,13 @@ class RestoreProgress:
 
 @dataclass(slots=True)
 class _Reading:
-    table: PartitionTable
+    table: Followed
     start: int
     end: int
     follow: bool
     changed: Changed | None
     count: TableCount
+    update: UpdateCallback | None
     restored: bool = False
 
 
@@ -65,9 +65,11 @@ class TableReader:
         self._stage_began = monotonic()
         self._stage: list[_Reading] = []
 
-    def add(self, table: PartitionTable, end: int, *, follow: bool, changed: Changed | None = None) -> None:
+    def add(
+        self, table: Followed, end: int, *, follow: bool, changed: Changed | None = None, raw: bool = False
+    ) -> None:
         """Restore `table` up to `end` (a changelog position); `follow` it afterwards. `changed(partition, keys)` is
-        called for every change applied, with no keys when all may have changed."""
+        called for every change applied, with no keys when all may have changed. `raw`: no update callback."""
         key = (table.topic, table.partition)
         if all(reading.restored for reading in self._stage):
             self._stage = []
@@ -75,7 +77,7 @@ class TableReader:
         if table.position > end:
             table.discard()  # ahead of the log: the topic was truncated or made anew
         count = self.counts[key] = TableCount(table.position, end)
-        reading = _Reading(table, table.position, end, follow, changed, count)
+        reading = _Reading(table, table.position, end, follow, changed, count, None if raw else self._update)
         self._stage.append(reading)
         reading.restored = table.position >= end
         if reading.restored:
@@ -156,7 +158,7 @@ class TableReader:
     def _apply(self, reading: _Reading, batches: list[RecordBatch]) -> int:
         table, applied = reading.table, 0
         for batch in batches:
-            changes = changes_of(batch, table, self._update)
+            changes = changes_of(batch, table, reading.update)
             table.apply(changes, batch.next_offset)
             if reading.changed is not None:
                 reading.changed(table.partition, changes)

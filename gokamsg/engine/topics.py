@@ -17,6 +17,7 @@ from gokamsg.engine.clients import ClientConfig, NewTopic, Topic
 from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.kafka_cluster import connect
+from gokamsg.engine.names import quarantine_commands_of, quarantine_of
 from gokamsg.errors import TopicError, UsageError
 
 __all__ = ["Topic", "TopicManager"]
@@ -27,6 +28,7 @@ Mismatch = Literal["ignore", "warn", "fail"]
 MISMATCH: tuple[Mismatch, ...] = ("ignore", "warn", "fail")
 
 PARTITIONS = 8
+QUARANTINE_BYTES = 8 << 20  # a record of any input's size and what is told of it
 REPLICATION = 3  # or as many as there are brokers
 DAY_MS = 24 * 60 * 60 * 1000
 RETENTION_MS = 7 * DAY_MS
@@ -135,10 +137,10 @@ class TopicManager:
             )
         return made
 
-    def prepare(self, graph: GroupGraph) -> dict[str, Topic]:
-        """Makes the group's loop and table with its inputs' partition count, and checks all that it reads.
+    def prepare(self, graph: GroupGraph, *, quarantine: bool = False) -> dict[str, Topic]:
+        """Makes the group's loop, table and quarantine with its inputs' partition count, and checks all that it reads.
 
-        Returns the topics of the graph that exist. Outputs may be missing here: the first emit would tell.
+        Returns the topics that exist, the quarantine's too. Outputs may be missing here: the first emit would tell.
         """
         inputs = [edge.topic for edge in graph.input_streams]
         tables = [edge.topic for edge in (*graph.joint_tables, *graph.lookup_tables)]
@@ -148,13 +150,17 @@ class TopicManager:
             self.ensure_stream(graph.loop_stream.topic, count)
         if graph.group_table is not None:
             self.ensure_table(graph.group_table.topic, count)
+        parked, commands = quarantine_of(graph.group), quarantine_commands_of(graph.group)
+        if quarantine:
+            self.ensure_table(parked, count, config={"max.message.bytes": str(QUARANTINE_BYTES)})
+            self.ensure_stream(commands, count)
         for name in tables:
             self._check_table(name)
         for name in inputs:
             if "compact" in self.config(name).get("cleanup.policy", ""):
                 log.warning("topic %r is compacted: of records with the same key, unread ones may vanish", name)
         self.check_copartitioned(graph.copartitioned_topics())
-        return self.describe(edge.topic for edge in graph.all_edges())
+        return self.describe([*(edge.topic for edge in graph.all_edges()), parked, commands])
 
     def check_copartitioned(self, names: Collection[str]) -> None:
         """TopicError when they differ in partition count."""

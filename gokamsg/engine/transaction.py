@@ -30,6 +30,7 @@ class Transaction:
         outputs: Outputs,
         *,
         changelog: OutputTopic | None,
+        quarantine: OutputTopic | None,
         pace: Pace,
         deferral: Deferral,
         options: ProcessorOptions,
@@ -38,6 +39,7 @@ class Transaction:
         self._delivery = delivery
         self._outputs = outputs
         self._changelog = changelog
+        self._quarantine = quarantine
         self._pace = pace
         self._deferral = deferral
         self._options = options
@@ -104,11 +106,19 @@ class Transaction:
         if self._changelog is not None:
             for processor in assignment.running.values():
                 self._counters.table_writes += processor.write_changelog(self._changelog)
+        if self._quarantine is not None:
+            for processor in assignment.running.values():
+                if processor.quarantine is not None:
+                    processor.quarantine.write_changelog(self._quarantine)
         self._outputs.flush()
         ends = self._delivery.commit(self._progress, membership)
         self._close()
         for partition, processor in assignment.running.items():
-            processor.committed(ends.get((self._changelog.topic, partition)) if self._changelog else None)
+            own, parked = (
+                ends.get((output.topic, partition)) if output is not None else None
+                for output in (self._changelog, self._quarantine)
+            )
+            processor.committed(own, parked)
         assignment.positions.update(self._progress)
         self._counters.commits += 1
         self._counters.records += self._records

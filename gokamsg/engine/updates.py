@@ -6,12 +6,11 @@ processor's own callbacks write. It must give the same rows for the same records
 """
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from gokamsg.engine.output import decode_key, encode_key
-from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.records import RecordBatch
 
 
@@ -26,10 +25,27 @@ class UpdateContext:
     timestamp: dt.datetime
 
 
+class Followed(Protocol):
+    """What a table reader fills: the partition of a table, or whatever takes records as one does."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def dirty_rows(self) -> int: ...
+    def get(self, key: bytes) -> bytes | None: ...
+    def apply(self, changes: Mapping[bytes, bytes | None], position: int) -> None: ...
+    def discard(self) -> None: ...
+    def flush(self) -> None: ...
+
+
 class Rows:
     """The rows of one table partition while a batch is applied to it."""
 
-    def __init__(self, table: PartitionTable) -> None:
+    def __init__(self, table: Followed) -> None:
         self._table = table
         self.changes: dict[bytes, bytes | None] = {}
 
@@ -59,7 +75,7 @@ def default_update(context: UpdateContext, rows: Rows, key: str, value: bytes | 
         rows.set(key, value)
 
 
-def changes_of(batch: RecordBatch, table: PartitionTable, callback: UpdateCallback | None) -> dict[bytes, bytes | None]:
+def changes_of(batch: RecordBatch, table: Followed, callback: UpdateCallback | None) -> dict[bytes, bytes | None]:
     """The last value of each key that the batch changes."""
     records = batch.split()
     if callback is None:

@@ -119,9 +119,9 @@ class Worker:
             reader.poll(0.05 if reader.restoring else 0.0)
         if batches:
             self._handle(batches)
-        if (
-            not self._visits.waiting and not self._inputs.arrived()
-        ):  # drained; what comes during the commit makes the next transaction
+        self._obey()
+        # Drained: what comes during the commit makes the next transaction.
+        if not self._visits.waiting and not self._inputs.arrived():
             self._transaction.commit(self._assignment)
             self._placement.drained()
         if self._visits.waiting and self._assignment.settled:
@@ -202,6 +202,13 @@ class Worker:
                 # Behind the last batch there may be markers; the consumer has passed them.
                 transaction.advance(topic, partition, self._inputs.position(topic, partition))
 
+    def _obey(self) -> None:
+        for processor in self._assignment.running.values():
+            if processor.quarantine is not None and processor.quarantine.has_commands:
+                self._outputs.read_clock()
+                self._begin()
+                processor.obey(self._sources)
+
     def _visit(self) -> None:
         self._outputs.read_clock()
         self._begin()
@@ -223,14 +230,16 @@ class Worker:
         self._transaction.commit(self._assignment)
         self._begin()
 
-    def bad(self, record: BadRecord) -> None:
-        """The one way of a bad record: stop the processor, or count and skip."""
+    def bad(self, record: BadRecord) -> bool:
+        """The one way of a bad record: stop the processor, or count it; whether it goes into quarantine."""
         self._counters.bad_records += 1
         if self._on_error == "stop":
             raise ProcessingError(
-                f"{record}; skip such records with --on-error skip, or mend the callback and start again"
+                f"{record}; put such records aside with --on-error quarantine, or mend the callback and start again"
             ) from record.error
-        log.warning("skipped: %s", record)
+        parks = self._on_error == "quarantine"
+        log.warning("%s: %s", "in quarantine" if parks else "skipped", record)
+        return parks
 
     # --- when things break --------------------------------------------------------------------------------------
 
