@@ -41,6 +41,7 @@ MESSAGING_TOPICS = (
     "collector-table",
     "detector-table",
     "detector-loop",
+    *(f"{group}-quarantine{suffix}" for group in MESSAGING_GROUPS for suffix in ("", "-commands")),
 )
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">

@@ -30,11 +30,12 @@ from gokamsg.errors import CodecError, ProcessingError
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One topic that a group reads: an input or its loop."""
+    """One topic that a group reads: an input or its loop; or (`is_visit`) the rows of its table, for a visitor."""
 
     topic: str
     codec: Codec[Any]
     callback: Callable[[Context, Any], None]
+    is_visit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class PartitionProcessor:
         if self._wrapper is not None:
             callback = _wrapped(callback, self._wrapper)
         staged, offsets, now = context._staged, records.offsets, pace.now
-        parked = self.quarantine.parked if self.quarantine is not None else None
+        parked = self.quarantine.parked if self.quarantine is not None and not source.is_visit else None
         context._topic = source.topic
         context._records = records
         context._active = True

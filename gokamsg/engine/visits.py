@@ -70,7 +70,7 @@ class Visits:
             raise ProcessingError(
                 f"group {self._graph.group!r} has no visitor {name!r}; add Visitor({name!r}, callback) to its graph"
             )
-        visit = Visit(Source(name, _Meta(), callback), meta)
+        visit = Visit(Source(name, _Meta(), callback, is_visit=True), meta)
         with self._lock:
             if self._closed:
                 raise VisitAbortedError(f"the processor of group {self._graph.group!r} has ended")

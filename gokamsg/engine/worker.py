@@ -233,6 +233,8 @@ class Worker:
     def bad(self, record: BadRecord) -> bool:
         """The one way of a bad record: stop the processor, or count it; whether it goes into quarantine."""
         self._counters.bad_records += 1
+        if self._on_error == "quarantine" and record.topic not in self._sources:
+            raise ProcessingError(f"{record}; the visit can be asked for again once it is mended") from record.error
         if self._on_error == "stop":
             raise ProcessingError(
                 f"{record}; put such records aside with --on-error quarantine, or mend the callback and start again"

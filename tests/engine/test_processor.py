@@ -168,18 +168,18 @@ def test_a_skipped_record_leaves_no_trace(scene: Scene, topic: Any, fresh_name: 
 
 
 @pytest.mark.goka("processor.error")
-def test_a_bad_record_stops_the_processor_by_default_and_is_named(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
+def test_a_bad_record_stops_the_processor_and_is_named(scene: Scene, topic: Any, fresh_name: Fresh) -> None:
     source, group = topic("in"), fresh_name("group")
     graph = define_group(
         group, Input(source, Int64(), lambda context, value: context.set_value(value)), Persist(Int64())
     )
     scene.produce(source, [("k", "1"), ("k", "words")])
-    with scene.running(graph) as running:
+    with scene.running(graph, on_error="stop") as running:
         error = running.failed()
     assert isinstance(error, ProcessingError)
     assert f"record {source}/" in str(error)
     assert "@1" in str(error)
-    assert "--on-error skip" in str(error)
+    assert "--on-error quarantine" in str(error)
 
 
 def test_at_least_once_keeps_tables_and_outputs(scene: Scene, topic: Any, fresh_name: Fresh) -> None:

@@ -102,6 +102,7 @@ class BatchReader:
 
     def beginning_offsets(self, partitions: Collection[TopicPart], timeout_s: float = 10.0) -> dict[TopicPart, int]:
         """Where each log starts."""
+        self._know(partitions)
         self._unpark()
         with connecting(self._config):
             return _ours(self._fetcher.beginning_offsets(_kafka(partitions), timeout_s * 1000))
@@ -112,6 +113,7 @@ class BatchReader:
         """The high watermark of each partition, or (read_committed) its last stable offset."""
         if not partitions:
             return {}
+        self._know(partitions)
         self._unpark()
         fetcher = copy.copy(self._fetcher)  # shares the connections; only its isolation level is its own
         fetcher._isolation_level = IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED
@@ -148,6 +150,11 @@ class BatchReader:
     def close(self) -> None:
         """Ends the threads and connections; a static member stays in its group."""
         self._consumer.close(autocommit=False, timeout_ms=2_000)
+
+    def _know(self, partitions: Collection[TopicPart]) -> None:
+        # kafka-python leaves partitions of a topic that it does not know yet out of its answer.
+        for topic in sorted({topic for topic, _ in partitions}):
+            self.partitions(topic)
 
     def _misdirected(self) -> set[int]:
         """Brokers whose parked fetch leaves out a partition that wants data, or asks for it at another position."""
