@@ -11,6 +11,9 @@ BROKER_DATA = "broker"
 
 @command("broker", "Run the embedded Kafka broker alone: one durable node for development and small installations.")
 def broker(settings: Settings) -> None:
+    from gokamsg.broker.kafka_package import defer_clients
+
+    defer_clients()
     from gokamsg.broker.server import run_broker
     from gokamsg.broker.settings import BrokerSettings
 
