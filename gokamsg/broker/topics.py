@@ -248,15 +248,3 @@ class Topics:
 
 
 TOPIC_RESOURCE = 2  # the resource type of topics in the config APIs
-
-
-def altered_topic(topics: Topics, resource_type: int, name: str) -> Topic:
-    """The topic whose configs are to be changed; raises TopicError."""
-    if resource_type != TOPIC_RESOURCE:
-        raise TopicError(
-            Code.INVALID_REQUEST, "only configs of topics can be changed; the broker's are set at its start"
-        )
-    topic = topics.get(name)
-    if topic is None:
-        raise TopicError(Code.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {name!r}")
-    return topic

@@ -10,35 +10,17 @@ from typing import Any
 
 from kafka.protocol.admin import AlterConfigsRequest, AlterConfigsResponse
 
-from gokamsg.broker.codes import Code
-from gokamsg.broker.configs import ConfigError, check_topic_configs
+from gokamsg.broker.config_changes import change_configs
+from gokamsg.broker.configs import check_topic_configs
 from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
-from gokamsg.broker.topics import TopicError, altered_topic
+from gokamsg.broker.topics import Topic
 
 
 @api(33, "AlterConfigs", versions=(0, 2), request=AlterConfigsRequest, response=AlterConfigsResponse)
 async def alter_configs(broker: Broker, request: Any, context: RequestContext) -> Any:
-    version = context.api_version
-    responses = []
-    for asked in request.resources:
-        code, message = Code.NONE, None
-        try:
-            topic = altered_topic(broker.topics, asked.resource_type, asked.resource_name)
-            configs = check_topic_configs({config.name: config.value for config in asked.configs})
-            if not request.validate_only:
-                await broker.topics.configure(topic, configs)
-        except TopicError as error:
-            code, message = error.code, error.message
-        except ConfigError as error:
-            code, message = Code.INVALID_CONFIG, str(error)
-        responses.append(
-            AlterConfigsResponse.AlterConfigsResourceResponse(
-                version=version,
-                error_code=int(code),
-                error_message=message,
-                resource_type=asked.resource_type,
-                resource_name=asked.resource_name,
-            )
-        )
-    return AlterConfigsResponse(version=version, responses=responses)
+    return await change_configs(broker, request, AlterConfigsResponse, context.api_version, _replaced)
+
+
+def _replaced(topic: Topic, asked: Any) -> dict[str, str]:
+    return check_topic_configs({config.name: config.value for config in asked.configs})

@@ -11,11 +11,11 @@ from typing import Any
 
 from kafka.protocol.admin import IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse
 
-from gokamsg.broker.codes import Code
+from gokamsg.broker.config_changes import change_configs
 from gokamsg.broker.configs import TOPIC_CONFIGS, ConfigError, ConfigType, check_topic_configs, default_of
 from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
-from gokamsg.broker.topics import Topic, TopicError, altered_topic
+from gokamsg.broker.topics import Topic
 
 SET, DELETE, APPEND, SUBTRACT = range(4)
 
@@ -28,29 +28,10 @@ SET, DELETE, APPEND, SUBTRACT = range(4)
     response=IncrementalAlterConfigsResponse,
 )
 async def incremental_alter_configs(broker: Broker, request: Any, context: RequestContext) -> Any:
-    version = context.api_version
-    responses = []
-    for asked in request.resources:
-        code, message = Code.NONE, None
-        try:
-            topic = altered_topic(broker.topics, asked.resource_type, asked.resource_name)
-            configs = _changed(broker, topic, asked.configs)
-            if not request.validate_only:
-                await broker.topics.configure(topic, configs)
-        except TopicError as error:
-            code, message = error.code, error.message
-        except ConfigError as error:
-            code, message = Code.INVALID_CONFIG, str(error)
-        responses.append(
-            IncrementalAlterConfigsResponse.AlterConfigsResourceResponse(
-                version=version,
-                error_code=int(code),
-                error_message=message,
-                resource_type=asked.resource_type,
-                resource_name=asked.resource_name,
-            )
-        )
-    return IncrementalAlterConfigsResponse(version=version, responses=responses)
+    def changed(topic: Topic, asked: Any) -> dict[str, str]:
+        return _changed(broker, topic, asked.configs)
+
+    return await change_configs(broker, request, IncrementalAlterConfigsResponse, context.api_version, changed)
 
 
 def _changed(broker: Broker, topic: Topic, operations: list[Any]) -> dict[str, str]:
