@@ -29,6 +29,7 @@ from gokamsg.broker.store import OFFSET_BITS, WriteUnit
 LOG_SPACE = "log"  # key: partition number
 MAX_OFFSET = (1 << OFFSET_BITS) - (1 << 20)  # the rest is for markers of transactions that are open then
 ABORTED_SPACE = "aborted"  # key: partition number and the marker's offset
+SNAPSHOT_BATCHES = 2_000  # a start has no more batches of a log to read than this
 
 
 class Aborted(NamedTuple):
@@ -101,6 +102,7 @@ class PartitionLog:
         self.swept_offset = 0  # no rows are left below it
         self.tombstones_due_ms = 0  # when the next tombstone or marker may go; 0: not known
         self._staged_start = 0
+        self._batches_since_snapshot = 0
         self._clock = clock
         self._open: dict[int, int] = {}  # producer id -> first offset, durable; in the order of offsets
         self._waiters: set[Callable[[], None]] = set()
@@ -188,6 +190,9 @@ class PartitionLog:
                 staged.batch,
             ),
         )
+        self._batches_since_snapshot += 1
+        if self._batches_since_snapshot >= SNAPSHOT_BATCHES:
+            self.stage_snapshot(unit)
         return staged
 
     def stage_start(self, unit: WriteUnit, offset: int) -> None:
@@ -268,6 +273,7 @@ class PartitionLog:
         )
         unit.put(LOG_SPACE, str(self.number), msgspec.msgpack.encode(snapshot))
         self.snapshot_offset = self.end_offset
+        self._batches_since_snapshot = 0
 
     def restore(self, snapshot: LogSnapshot) -> None:
         """Take over a stored snapshot, before anything is read or written."""
@@ -299,6 +305,7 @@ class PartitionLog:
                 self._open.setdefault(header.producer_id, header.base_offset)
         self.high_watermark = self.end_offset = header.last_offset + 1
         self.size_bytes += size
+        self._batches_since_snapshot += 1
 
     def forget_aborted(self, marker_offsets: set[int]) -> None:
         """The markers at these offsets are gone from the data file, and their entries with them."""

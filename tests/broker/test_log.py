@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gokamsg.broker.batch import read_header
-from gokamsg.broker.log import PartitionLog
+from gokamsg.broker.log import SNAPSHOT_BATCHES, PartitionLog
 from gokamsg.broker.runner import RunningBroker
 from gokamsg.broker.state import Broker
 from tests.broker.conftest import StartBroker
@@ -187,6 +187,32 @@ def test_restart_brings_back_offsets_windows_and_open_transactions(start: StartB
         gap = client.produce("t", 0, make_batch([(b"k", b"v")], producer_id=7, epoch=2, sequence=9))
         assert gap.error_code == 45
         assert client.produce("t", 0, make_batch([(b"k", b"v")], producer_id=7, epoch=2, sequence=4)).base_offset == 9
+
+
+def test_a_start_without_a_clean_stop_has_few_batches_to_read(start: StartBroker) -> None:
+    """However long ago the last upkeep was: a log stores its state after so many batches."""
+
+    async def fill(it: Broker) -> None:
+        for first_sequence in range(0, SNAPSHOT_BATCHES + 100, 100):
+            unit = it.store.unit()
+            for sequence in range(first_sequence, first_sequence + 100):
+                batch = make_batch([(b"k", b"v")], producer_id=7, epoch=0, sequence=sequence)
+                the_log(it).stage(unit, batch, read_header(batch))
+            await it.store.commit(unit)
+        the_log(it).snapshot_offset = the_log(it).end_offset  # stop() has nothing to store
+
+    first = start()
+    with RawClient(first.address) as client:
+        create(client, "t")
+    first.run(lambda it: append(it, txn_batch(0)))
+    first.run(fill)
+    before = first.call(state)
+    first.stop()
+    second = start()
+    assert second.call(lambda it: the_log(it).snapshot_offset) == SNAPSHOT_BATCHES
+    assert second.call(state) == before
+    assert before["high watermark"] == SNAPSHOT_BATCHES + 101
+    assert before["last stable"] == 0
 
 
 def test_clean_stop_leaves_nothing_to_replay(start: StartBroker) -> None:
