@@ -6,8 +6,9 @@ Each round does every piece of work on both brokers in turn, each on a topic of 
 process of its own: kafka-python and confluent-kafka produce and consume 100-byte records (acks=all), commit
 transactions of ten records and an offset, and a raw socket produces one record at a time. What was written is read
 back, and its count and checksums compared. The embedded broker waits for the disk (fsync) before it acknowledges;
-Apache Kafka with one replica does not, so the disk's own write and fdatasync stands beside the one-record figures.
-Needs Java and Maven (or GOKAMSG_KAFKA_LIBS), and Linux.
+Apache Kafka with one replica does not, so the disk's own write and fdatasync stands beside the one-record figures. At
+the end the embedded broker is killed with a million records in it; how soon it is back stands beside the start of an
+empty one. Needs Java and Maven (or GOKAMSG_KAFKA_LIBS), and Linux.
 """
 
 import argparse
@@ -20,15 +21,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kafka import TopicPartition
+from kafka.protocol.producer import ProduceResponse
 
 from benchmarks.broker_clients import GROUP, PARTITIONS, TRANSACTION, expected_sum
 from benchmarks.measure import cpu_s, print_table, rss_mb, spread
 from tests.broker.raw_client import RawClient, make_batch, produce_request
 from tests.embedded_server import EmbeddedServer
+from tests.helpers import eventually
 from tests.kafka_server import KafkaServer, kafka_libs
 
 LIBRARIES = ("kafka-python", "confluent-kafka")
@@ -44,10 +48,11 @@ class Size:
     records: dict[str, int]
     transactions: int
     single: int
+    restart: int = 0  # records that lie there when the broker is killed
 
 
-FULL = Size({"kafka-python": 200_000, "confluent-kafka": 2_000_000}, transactions=500, single=500)
-QUICK = Size({"kafka-python": 30_000, "confluent-kafka": 200_000}, transactions=60, single=100)
+FULL = Size({"kafka-python": 200_000, "confluent-kafka": 2_000_000}, transactions=500, single=500, restart=1_000_000)
+QUICK = Size({"kafka-python": 30_000, "confluent-kafka": 200_000}, transactions=60, single=100, restart=100_000)
 WARM_UP = Size({"kafka-python": 60_000, "confluent-kafka": 600_000}, transactions=200, single=200)
 
 
@@ -62,6 +67,7 @@ class Figure:
 
 
 Figures = dict[str, Figure]  # by the work's name
+Task = Callable[..., Figures]
 
 
 @contextmanager
@@ -118,6 +124,12 @@ def one_by_one(server: Server, count: int, tag: str, scratch: Path) -> Figures:
     """One record, then the next; blocks of them and of the disk's own writes take turns."""
     with topic(server, f"single-{tag}") as name, RawClient(server.address) as socket:
         request = produce_request([(name, 0, make_batch([(None, bytes(100))]))])
+
+        def leads() -> bool:
+            socket.send(request, PRODUCE_VERSION)
+            return not produced_error(socket.receive_frame())
+
+        eventually("the broker leads the new partition", leads)
         times: list[float] = []
         disk: list[float] = []
         before = cpu_s([server.pid])
@@ -126,16 +138,24 @@ def one_by_one(server: Server, count: int, tag: str, scratch: Path) -> Figures:
             for _ in range(count // 5):
                 started = time.perf_counter()
                 correlation_id = socket.send(request, PRODUCE_VERSION)
-                socket.receive_frame()
+                answer = socket.receive_frame()
                 times.append(time.perf_counter() - started)
+                if error := produced_error(answer):
+                    raise SystemExit(f"record {correlation_id} was refused by {server.address} with error {error}")
         used = cpu_s([server.pid]) - before
         with server.admin() as admin:
             partition = TopicPartition(name, 0)
             end = admin.list_partition_offsets({partition: -1})[partition].offset
-    if end != len(times) or correlation_id != len(times):
-        raise SystemExit(f"{len(times)} records were sent one by one, the topic has {end}")
+    if end != len(times) + 1:
+        raise SystemExit(f"{len(times) + 1} records were sent one by one, the topic has {end}")
     middle, disk_ms = statistics.median(times) * 1000, statistics.median(disk) * 1000
     return {"one record, p50 ms": Figure(middle, broker_us=used / len(times) * 1e6, disk_ms=disk_ms)}
+
+
+def produced_error(answer: bytes) -> int:
+    """The error code of a Produce answer for one partition."""
+    decoded = ProduceResponse.decode(answer, version=PRODUCE_VERSION, header=True)
+    return int(decoded.responses[0].partition_responses[0].error_code)
 
 
 def writes(scratch: Path, count: int) -> list[float]:
@@ -152,13 +172,30 @@ def writes(scratch: Path, count: int) -> list[float]:
     return found
 
 
-def tasks(size: Size, scratch: Path) -> dict[str, Callable[[Server, str], Figures]]:
+def restarts(server: EmbeddedServer, empty: EmbeddedServer, count: int) -> tuple[list[float], list[float]]:
+    """Seconds from the start of a killed broker with `count` records, and of one without, to accepting connections."""
+    with topic(server, "restarts") as name:
+        client(server, "confluent-kafka", "produce", name, count)
+        found: dict[EmbeddedServer, list[float]] = {server: [], empty: []}
+        for _ in range(5):
+            for each, seconds in found.items():
+                each.kill()
+                started = time.monotonic()
+                each.start()
+                seconds.append(time.monotonic() - started)
+        said, _ = client(server, "confluent-kafka", "consume", name, count)
+    empty.kill()
+    check_read("after kill -9", said, count)
+    return found[server], found[empty]
+
+
+def tasks(size: Size, scratch: Path) -> dict[str, Task]:
     """Every piece of work by its name; called with the broker and a tag that no earlier call had."""
-    found: dict[str, Callable[[Server, str], Figures]] = {}
+    found: dict[str, Task] = {}
     for each in LIBRARIES:
-        found[f"{each} produce and consume"] = lambda on, tag, it=each: stream(on, it, size.records[it], tag)  # type: ignore[misc]
-        found[f"{each} transactions"] = lambda on, tag, it=each: transact(on, it, size.transactions, tag)  # type: ignore[misc]
-    found["one record"] = lambda on, tag: one_by_one(on, size.single, tag, scratch)
+        found[f"{each} produce and consume"] = partial(stream, library=each, count=size.records[each])
+        found[f"{each} transactions"] = partial(transact, library=each, count=size.transactions)
+    found["one record"] = partial(one_by_one, count=size.single, scratch=scratch)
     return found
 
 
@@ -167,7 +204,7 @@ def run_round(servers: dict[str, Server], size: Size, tag: str, only: str, scrat
     for what, task in tasks(size, scratch).items():
         if only in what:
             for broker, server in servers.items():
-                found[broker] |= task(server, tag)
+                found[broker] |= task(server, tag=tag)
     return found
 
 
@@ -210,7 +247,7 @@ def main() -> None:
     size, count = (QUICK, 1) if options.quick else (FULL, options.rounds)
     with TemporaryDirectory() as directory:
         scratch = Path(directory)
-        embedded = EmbeddedServer(scratch / "embedded")
+        embedded, empty = (EmbeddedServer(scratch / name) for name in ("embedded", "empty"))
         apache = KafkaServer(scratch / "apache", kafka_libs(), jvm=["-Xmx512m"])
         try:
             embedded.start()
@@ -227,11 +264,18 @@ def main() -> None:
                 rounds.append(run_round(orders[number % 2], size, str(number), options.only, scratch))
                 print(f"round {number + 1} of {count}: done, outputs verified", flush=True)
             (peak,) = rss_mb([embedded.pid])
+            back = restarts(embedded, empty, size.restart) if options.only in "restart" else None
         finally:
-            embedded.close()
-            apache.close()
-    print("\nmedian (lowest-highest); CPU in microseconds for each record or transaction\n")
-    report(rounds)
+            for server in (embedded, empty, apache):
+                server.close()
+    if rounds[0][EMBEDDED]:
+        print("\nmedian (lowest-highest); CPU in microseconds for each record or transaction\n")
+        report(rounds)
+    if back:
+        full, bare = (spread(seconds, ".2f") for seconds in back)
+        print(
+            f"\nback after kill -9 with {size.restart:,} records, all there: {full} s; an empty one starts in {bare} s"
+        )
     print(f"\nmemory of the embedded broker: {at_start:,.0f} MB at its start, {peak:,.0f} MB at its highest")
 
 

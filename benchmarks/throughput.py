@@ -1,14 +1,16 @@
 """Throughput of the filter, exactly-once, one process: gokamsg beside a naive kafka-python loop, in the same run.
 
-    python -m benchmarks.throughput [--quick]
+    python -m benchmarks.throughput [--quick] [--on apache|embedded|both]
 
 Work: 300,000 seeded messages of 1,005 users lie in message_sent, blocker-table and translator-table are filled, some
 users are blocked. Each round starts one process with a new group and an empty message_received, gokamsg and the loop
-taking turns on one Apache Kafka. Rates are taken between 10 and 90 % of the output. What was written is compared, in
-every round, with an independent computation. Needs Java and Maven (or GOKAMSG_KAFKA_LIBS), and Linux.
+taking turns on one Apache Kafka, on the embedded broker, or on one after the other. Rates are taken between 10 and
+90 % of the output. What was written is compared, in every round, with an independent computation. Needs Linux, and for
+Apache Kafka Java and Maven (or GOKAMSG_KAFKA_LIBS).
 """
 
 import argparse
+import contextlib
 import random
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from benchmarks.measure import Progress, print_table, rss_mb, spread, tree
+from tests.embedded_server import EmbeddedServer
 from tests.helpers import eventually, gokamsg_argv, gokamsg_env
 from tests.kafka_server import KafkaServer, kafka_libs
 from tests.system import fold
@@ -32,6 +35,7 @@ WORDS = [
     for b in ("ch", "ner", "king", "er", "ether", "den")
 ]
 PARTITIONS = 8
+Server = KafkaServer | EmbeddedServer
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,11 @@ TOPICS = {
 }
 
 
-def create(kafka: KafkaServer, *topics: str) -> None:
+def create(kafka: Server, *topics: str) -> None:
     kafka.create_topics({name: {"num_partitions": PARTITIONS, "configs": TOPICS[name]} for name in topics})
 
 
-def empty_output(kafka: KafkaServer) -> None:
+def empty_output(kafka: Server) -> None:
     with kafka.admin() as admin:
         admin.delete_topics(["message_received"])
         eventually("message_received is gone", lambda: "message_received" not in admin.list_topics())
@@ -102,7 +106,7 @@ def committed(admin: KafkaAdminClient, group: str) -> int:
     return sum(max(0, at.offset) for partition, at in offsets.items() if partition.topic == "message_sent")
 
 
-def run_round(kafka: KafkaServer, work: Work, argv: list[str], group: str, log: Path) -> Round:
+def run_round(kafka: Server, work: Work, argv: list[str], group: str, log: Path) -> Round:
     """One process from an empty group to the end of message_sent; its output is compared."""
     empty_output(kafka)
     with log.open("wb") as output, kafka.admin() as admin:
@@ -133,7 +137,7 @@ def verify(address: str, work: Work) -> None:
         raise SystemExit("the output is wrong:\n" + "\n".join(wrong_messages))
 
 
-def gokamsg_round(kafka: KafkaServer, work: Work, scratch: Path, number: int) -> Round:
+def gokamsg_round(kafka: Server, work: Work, scratch: Path, number: int) -> Round:
     with kafka.admin() as admin:
         if any(group["group_id"] == "message_filter" for group in admin.list_groups()):
             admin.delete_groups(["message_filter"])
@@ -149,13 +153,20 @@ def gokamsg_round(kafka: KafkaServer, work: Work, scratch: Path, number: int) ->
     return run_round(kafka, work, gokamsg_argv(*arguments), "message_filter", scratch / f"gokamsg-{number}.log")
 
 
-def naive_round(kafka: KafkaServer, work: Work, scratch: Path, number: int) -> Round:
+def naive_round(kafka: Server, work: Work, scratch: Path, number: int) -> Round:
     group = f"naive-{number}"
     argv = [sys.executable, "-m", "benchmarks.naive_filter", "--brokers", kafka.address, "--group", group]
     return run_round(kafka, work, argv, group, scratch / f"naive-{number}.log")
 
 
 CONTENDERS = {"gokamsg": gokamsg_round, "kafka-python loop, naive": naive_round}
+BROKERS = {"apache": "Apache Kafka", "embedded": "embedded broker"}
+
+
+def server_of(kind: str, directory: Path) -> Server:
+    if kind == "embedded":
+        return EmbeddedServer(directory)
+    return KafkaServer(directory, kafka_libs(), jvm=["-Xmx512m"])
 
 
 def main() -> None:
@@ -165,43 +176,57 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="60,000 messages, one round: a check, not a measurement")
     parser.add_argument("--only", choices=list(CONTENDERS), help="one contender alone")
+    parser.add_argument("--on", choices=(*BROKERS, "both"), default="apache", help="which broker it runs on")
     options = parser.parse_args()
     messages, rounds = (60_000, 1) if options.quick else (options.messages, options.rounds)
-    results: dict[str, list[Round]] = {name: [] for name in CONTENDERS if options.only in (None, name)}
-    with tempfile.TemporaryDirectory() as directory:
-        scratch = Path(directory)
-        kafka = KafkaServer(scratch / "kafka", kafka_libs(), jvm=["-Xmx512m"])
-        kafka.start()
-        try:
-            create(kafka, *TOPICS)
-            work = fill(kafka.address, messages, options.seed)
-            for number in range(rounds):
-                for name, rows in results.items():
-                    rows.append(CONTENDERS[name](kafka, work, scratch, number))
-                    print(f"round {number + 1}: {name}: {rows[-1].rate:,.0f} messages/s, output verified", flush=True)
-        finally:
-            kafka.close()
+    kinds = list(BROKERS) if options.on == "both" else [options.on]
+    contenders = [name for name in CONTENDERS if options.only in (None, name)]
+    results: dict[tuple[str, str], list[Round]] = {(name, kind): [] for name in contenders for kind in kinds}
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        servers: dict[str, Server] = {}
+        for kind in kinds:
+            server = servers[kind] = server_of(kind, Path(directory, kind))
+            stack.callback(server.close)
+            server.start()
+            create(server, *TOPICS)
+            work = fill(server.address, messages, options.seed)
+        for number in range(rounds):
+            for (name, kind), rows in results.items():
+                scratch = Path(directory, kind)
+                rows.append(CONTENDERS[name](servers[kind], work, scratch, number))
+                rate = f"{rows[-1].rate:,.0f} messages/s"
+                print(f"round {number + 1}: {name}, {BROKERS[kind]}: {rate}, output verified", flush=True)
     emitted = sum(map(len, work.expected.values()))
     print(f"\nfilter, exactly-once, one process, {rounds} rounds, seed {options.seed}")
     print(f"{messages:,} messages in, {emitted:,} out; rates between 10 and 90 % of the output")
     print("median (lowest-highest); CPU in microseconds for each message\n")
     print_table(
-        ("", "messages/s", "CPU client", "CPU broker", "RSS MB"),
+        ("", "on", "messages/s", "CPU client", "CPU broker", "RSS MB"),
         [
             (
                 name,
+                BROKERS[kind],
                 spread([row.rate for row in rows]),
                 spread([row.client_us for row in rows], ".1f"),
                 spread([row.broker_us for row in rows], ".1f"),
                 spread([row.rss_mb for row in rows]),
             )
-            for name, rows in results.items()
+            for (name, kind), rows in results.items()
         ],
     )
-    if len(results) == 2:
-        ours, naive = ([row.rate for row in rows] for rows in results.values())
-        ratios = [a / b for a, b in zip(ours, naive, strict=True)]
-        print(f"\ngokamsg is {spread(ratios, '.2f')} times as fast, round by round")
+    print()
+    if len(contenders) == 2:
+        for kind in kinds:
+            ratios = compared(*(results[name, kind] for name in contenders))
+            print(f"gokamsg is {ratios} times as fast as the loop on the {BROKERS[kind]}, round by round")
+    if len(kinds) == 2:
+        for name in contenders:
+            ratios = compared(results[name, "embedded"], results[name, "apache"])
+            print(f"{name} is {ratios} times as fast on the embedded broker as on Apache Kafka, round by round")
+
+
+def compared(ours: list[Round], theirs: list[Round]) -> str:
+    return spread([a.rate / b.rate for a, b in zip(ours, theirs, strict=True)], ".2f")
 
 
 if __name__ == "__main__":
