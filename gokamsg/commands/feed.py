@@ -54,7 +54,7 @@ def open_view(config: "ClientConfig", user: str) -> "View[list[Message]]":
 
     make_topics(config, [TABLE])
     with TopicManager(config) as manager:
-        count = manager.describe([TABLE])[TABLE].partitions
+        count = manager.partitions(TABLE)
     return View(config, TABLE, MESSAGES, storage_dir=None, partitions=[Partitioner(count)(user.encode())])
 
 

@@ -23,7 +23,7 @@ def create(settings: Settings) -> None:
     names = all_topics()
     with TopicManager(client_config(settings)) as manager:
         created = set(ensure(manager, names, wanted))
-        found = manager.describe(names)
+        found = manager.existing(names)
     for name in names:
         partitions = found[name].partitions
         outcome = "created" if name in created else "exists"

@@ -73,7 +73,7 @@ def prepare(settings: Settings, address: str | None, show: "Display") -> list[Ch
     here = replace(settings, brokers=address or settings.addresses, state_dir=str(settings.data_path / TABLES_DATA))
     with TopicManager(client_config(here)) as manager:
         created = list(ensure(manager, all_topics()))
-        partitions = {topic.partitions for topic in manager.describe(all_topics()).values()}
+        partitions = {topic.partitions for topic in manager.existing(all_topics()).values()}
     show.topics(len(all_topics()), sorted(partitions), len(created))
     show.brokers = here
     specs = [replace(spec, stage=1) for spec in worker_specs(here)]
