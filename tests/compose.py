@@ -5,9 +5,7 @@ No Docker is needed.
 """
 
 import re
-import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +39,7 @@ class Local:
     def text(self, text: str, container: str) -> str:
         """What `text` means inside the container, in terms of this machine."""
         text = _SERVICE_ADDRESS.sub(lambda found: f"127.0.0.1:{self.port(found[1], int(found[2]))}", text)
-        text = _ANY_ADDRESS.sub(lambda found: f"//127.0.0.1:{self.port(container, int(found[1]))}", text)
-        return text
+        return _ANY_ADDRESS.sub(lambda found: f"//127.0.0.1:{self.port(container, int(found[1]))}", text)
 
     def own(self, text: str, container: str) -> str:
         """The same for the container's addresses of itself (localhost)."""
@@ -65,7 +62,9 @@ class Local:
         environment = {key: self.text(str(value), container) for key, value in OURS[name]["environment"].items()}
         for volume in OURS[name]["volumes"]:
             folder, inside = volume.split(":")[:2]
-            environment = {key: value.replace(inside, str(self._directory / folder)) for key, value in environment.items()}
+            environment = {
+                key: value.replace(inside, str(self._directory / folder)) for key, value in environment.items()
+            }
         if name in ROLES:
             inside_port = int(environment["GOKAMSG_METRICS_PORT"])
             return environment | {"GOKAMSG_METRICS_PORT": str(self.port(container, inside_port))}
@@ -79,8 +78,3 @@ class Local:
             return ["sh", "-c", words[0]]
         assert kind == "CMD", kind
         return [sys.executable if word == "python" else word for word in words]
-
-
-def shown(environment: Mapping[str, str]) -> str:
-    """For messages of failures."""
-    return " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())

@@ -57,7 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         callspec = getattr(item, "callspec", None)
         kind = callspec.params.get("broker_kind") if callspec is not None else None
-        if kind == "apache" or {"start_kafka", "apache_cluster", "libs", "three_nodes"} & set(getattr(item, "fixturenames", ())):
+        if kind == "apache" or {"start_kafka", "apache_cluster", "libs", "three_nodes"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker(pytest.mark.kafka)
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="a long tier: needs --slow"))

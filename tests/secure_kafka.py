@@ -6,17 +6,26 @@
     SCRAM    SASL_SSL with SCRAM-SHA-256 and SCRAM-SHA-512
     BARE     SASL_PLAINTEXT with PLAIN and SCRAM, as behind somebody else's TLS
 
-`properties` writes the client's file for one of them.
+`client` writes the properties file that a client needs for one of them.
 """
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tests.kafka_server import KafkaServer
 
 USER = "alice"
-PASSWORD = "correct horse; battery=st\"aple #1"
+PASSWORD = 'correct horse; battery=st"aple #1'
 """With what properties files, JAAS and URLs treat specially."""
 KEY_PASSWORD = "key-secret-4711"
 
@@ -29,17 +38,16 @@ class SecureKafka:
 
     def __init__(self, directory: Path, libs: Path) -> None:
         self._directory = directory
+        self._numbers = itertools.count(1)
         self.authority = trustme.CA()
         self.ca_file = directory / "ca.pem"
         self.authority.cert_pem.write_to_path(self.ca_file)
         self.other_ca_file = directory / "other-ca.pem"
         trustme.CA().cert_pem.write_to_path(self.other_ca_file)
-        server = self.authority.issue_cert("localhost", "127.0.0.1")
         self._server_file = directory / "server.pem"
-        server.private_key_and_cert_chain_pem.write_to_path(self._server_file)
-        client = self.authority.issue_cert("client@example.org")
+        self._server_file.write_bytes(_pem(self.authority.issue_cert("localhost", "127.0.0.1")))
         self.client_file = directory / "client.pem"
-        client.private_key_and_cert_chain_pem.write_to_path(self.client_file)
+        self.client_file.write_bytes(_pem(self.authority.issue_cert("alice@example.org"), KEY_PASSWORD))
         self.node = KafkaServer(
             directory / "kafka",
             libs,
@@ -47,6 +55,15 @@ class SecureKafka:
             settings=self._settings(),
             users=[f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)],
         )
+
+    def client(self, listener: str, properties: Mapping[str, str | None] | None = None) -> dict[str, str]:
+        """The environment of a command that takes this way in; `properties` win, None takes one away."""
+        protocol = LISTENERS[listener]
+        usual = {"security.protocol": protocol, "ssl.ca.location": str(self.ca_file) if "SSL" in protocol else None}
+        file = self._directory / f"{next(self._numbers)}.properties"
+        entries = {**usual, **(properties or {})}
+        file.write_text("".join(f"{name}={_escaped(value)}\n" for name, value in entries.items() if value is not None))
+        return {"GOKAMSG_BROKERS": self.node.address_of(listener), "GOKAMSG_KAFKA_CONFIG": str(file)}
 
     def _settings(self) -> dict[str, str]:
         escaped = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
@@ -69,3 +86,17 @@ class SecureKafka:
                 module = plain if mechanism == "PLAIN" else scram
                 settings[f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config"] = module
         return settings
+
+
+def _pem(certificate: trustme.LeafCert, password: str | None = None) -> bytes:
+    """The key, in the form that Java reads, and the certificate."""
+    key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    encryption = BestAvailableEncryption(password.encode()) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption) + b"".join(
+        part.bytes() for part in certificate.cert_chain_pems
+    )
+
+
+def _escaped(value: str) -> str:
+    """As a properties file wants it."""
+    return value.replace("\\", "\\\\")

@@ -225,9 +225,7 @@ class Load:
     accepted ends the load; or, if `unsure` is allowed, an answer of 503 is noted, and the next message is sent.
     """
 
-    def __init__(
-        self, messaging: Messaging, messages: Iterator[Message], *, rate: float, unsure: bool = False
-    ) -> None:
+    def __init__(self, messaging: Messaging, messages: Iterator[Message], *, rate: float, unsure: bool = False) -> None:
         self.ledger = Ledger()
         self._messaging = messaging
         self._messages = messages

@@ -19,6 +19,7 @@ from gokamsg.errors import BrokerUnavailableError, TopicError
 
 SETTLE_S = 2.0
 
+
 @dataclass(frozen=True)
 class NewTopic:
     """A topic to be made."""
