@@ -58,6 +58,16 @@ def out(line: str) -> None:
     sys.stdout.flush()
 
 
+def sentence(text: str) -> None:
+    """One line of data that is prose: on a terminal it is broken between words."""
+    if is_rich(sys.stdout):
+        from rich.text import Text
+
+        rich_console(sys.stdout).print(Text(text), soft_wrap=False)
+    else:
+        out(text)
+
+
 def data(value: Any) -> None:
     """One JSON object on a line of its own."""
     out(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")).replace("\u2028", "\\u2028"))
@@ -104,9 +114,12 @@ def error(message: str) -> None:
     if is_rich(sys.stderr):
         from rich.text import Text
 
-        rich_console(sys.stderr).print(Text.assemble(("Error: ", "bold red"), lines[0]))
-    else:
-        note("Error: " + lines[0])
+        terminal = rich_console(sys.stderr)
+        terminal.print(Text.assemble(("Error: ", "bold red"), lines[0]), soft_wrap=False)
+        for line in lines[1:]:
+            terminal.print(Text(line), soft_wrap=False)
+        return
+    note("Error: " + lines[0])
     for line in lines[1:]:
         note(line)
 

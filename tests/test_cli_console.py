@@ -29,6 +29,23 @@ def test_an_error_is_one_line_and_its_remedy(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "Error: no such thing.\nUse another.\nError: disk full\n"
 
 
+def test_what_is_hidden_never_reaches_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_hidden", [])
+    console.hide(["pass\nwörd", "pass"])
+    console.note("a pass\nwörd")
+    console.error("b pass\nwörd")
+    secret = "pass\nwörd"
+    console.note(f"c {secret.encode()!r} {secret!r}")
+    console.report(UsageError("d pass"), debug=True)
+    console.out("data: pass")
+    printed = capsys.readouterr()
+    assert "pass" not in printed.err
+    assert printed.err.splitlines()[:3] == ["a ***", "Error: b ***", "c b'***' '***'"]
+    assert printed.out == "data: pass\n"
+
+
 def test_a_bug_is_named_and_traced_only_for_who_asks(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise KeyError("x\ny")

@@ -4,6 +4,7 @@ Invariants: every way in works for every kind of client that the commands have; 
 five seconds, with the thing to check; no secret of the properties file is ever printed, also not with --debug.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,10 @@ def _done(env: dict[str, str], *arguments: str) -> Completed:
     return done
 
 
+def _shows(read: Callable[[], Completed], shown: str) -> bool:
+    return read().stdout == shown
+
+
 def test_every_way_in_works_for_every_kind_of_client(secure: SecureKafka, run: Processes, tmp_path: Path) -> None:
     def client(way: str) -> dict[str, str]:
         return WAYS_IN[way](secure) | {"GOKAMSG_STATE_DIR": str(tmp_path)}
@@ -112,11 +117,8 @@ def test_every_way_in_works_for_every_kind_of_client(secure: SecureKafka, run: P
         _done(client(way), "send", "--direct", "Bob", f"user {number}", way)
     for number, way in enumerate(WAYS_IN):
         shown = f"Latest messages for user {number}\n0        Bob: {way}\n"
-
-        def arrived(user: str = f"user {number}", env: dict[str, str] = client(way), shown: str = shown) -> bool:
-            return run_gokamsg("feed", user, env=env).stdout == shown
-
-        eventually(f"{way} shows the message", arrived, timeout_s=60)
+        read = functools.partial(run_gokamsg, "feed", f"user {number}", env=client(way))
+        eventually(f"{way} shows the message", functools.partial(_shows, read, shown), timeout_s=60)
     assert collector.terminate() == 0, collector.tail()
     assert service.terminate() == 0, service.tail()
     assert "DEBUG" in collector.stderr()
