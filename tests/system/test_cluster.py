@@ -10,6 +10,7 @@ Invariants:
 """
 
 import random
+import signal
 import subprocess
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_every_service_runs_and_one_of_three_brokers_is_lost_under_load(
     messaging.account(sent)
     done = run_gokamsg("feed", "Alice", env=local.environment("serve", "serve-1"), timeout_s=60)
     assert (done.returncode, done.stdout.splitlines()[-1].split(maxsplit=1)[1]) == (0, "Charlie: after"), done
+    for process in started.values():
+        process.signal(signal.SIGTERM)
     for container, process in started.items():
-        assert process.terminate() == 0, process.tail()
+        assert process.wait() == 0, process.tail()
         assert not _well(local, container.rpartition("-")[0], container)

@@ -5,6 +5,7 @@ Nothing here decides what a topic should look like; that is engine/topics.py.
 
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,16 +158,14 @@ class Admin:
         """Every setting of the topic, defaults included; a new topic is waited for as in existing_topics()."""
         resource = ConfigResource(ConfigResourceType.TOPIC, name)
         deadline = time.monotonic() + timeout_s
-        with connecting(self._config):
-            while True:
-                try:
-                    found = self._admin.describe_configs([resource], config_filter="all")
-                    break
-                except kafka_errors.UnknownTopicOrPartitionError:
-                    if time.monotonic() >= deadline:
-                        raise
-                    time.sleep(0.1)
-        return {key: str(entry["value"]) for key, entry in found["topic"].get(name, {}).items()}
+        while True:
+            with connecting(self._config), suppress(kafka_errors.UnknownTopicOrPartitionError):
+                found = self._admin.describe_configs([resource], config_filter="all")
+                if entries := found.get("topic", {}).get(name):
+                    return {key: str(entry["value"]) for key, entry in entries.items()}
+            if time.monotonic() >= deadline:
+                raise TopicError(f"missing topic {name!r}; create it with: gokamsg topics create")
+            time.sleep(0.1)
 
     def topic_sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes on disk of each topic, of one replica (the largest) of each partition.
