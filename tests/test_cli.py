@@ -17,6 +17,7 @@ import pytest
 import gokamsg
 from gokamsg.commands.help import HELP
 from gokamsg.config import SETTINGS, settings_of
+from tests.conftest import OwnServer
 from tests.helpers import Processes, eventually, free_port, gokamsg_argv, gokamsg_env, run_gokamsg
 from tests.kafka_server import KafkaCluster
 
@@ -193,6 +194,13 @@ def test_errors_are_red_on_a_terminal_unless_colour_is_unwanted() -> None:
     assert "31m" not in plain
 
 
+def test_an_error_is_broken_between_words_on_a_terminal() -> None:
+    _, seen = on_terminal("feed", "Alice", "--brokers", "127.0.0.1:1", env={"NO_COLOR": "1"})
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen).replace("\r", "")
+    assert max(map(len, plain.splitlines())) <= 80
+    assert "Apache Kafka with 'docker compose up', or name one with --brokers." in " ".join(plain.split())
+
+
 def test_help_and_wrong_usage_need_no_heavy_imports() -> None:
     script = """
 import sys
@@ -266,6 +274,19 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     workers.signal(signal.SIGINT)
     assert workers.wait() == 0
     assert workers.stderr().splitlines()[-1] == "stopped; 2 records handled"
+
+
+def test_status_goes_on_watching_when_the_broker_is_away(own_cluster: OwnServer, run: Processes) -> None:
+    watch = run.gokamsg("status", "--watch", "--json", name="watch", env={"GOKAMSG_BROKERS": own_cluster.address})
+    watch.wait_line('"group": "collector"')
+    own_cluster.kill()
+    watch.wait_line("; trying again$", timeout_s=60)
+    assert watch.running
+    seen = len(watch.stdout().splitlines())
+    own_cluster.start()
+    eventually("there are new rows", lambda: len(watch.stdout().splitlines()) > seen, timeout_s=60)
+    watch.signal(signal.SIGINT)
+    assert watch.wait() == 130
 
 
 def test_a_reader_that_goes_away_is_no_error(clean_cluster: KafkaCluster) -> None:

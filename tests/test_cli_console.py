@@ -7,8 +7,8 @@ import pytest
 from gokamsg import console
 from gokamsg.commands.feed import news
 from gokamsg.commands.process import partitions_text
-from gokamsg.commands.topics import kept_text
-from gokamsg.errors import StateError, UsageError
+from gokamsg.commands.topics import TopicRow, kept_text, show, sizes_of
+from gokamsg.errors import BrokerUnavailableError, StateError, UsageError
 from gokamsg.messaging.messages import Message
 
 
@@ -126,3 +126,19 @@ def feed_of(text: str) -> list[Message]:
 )
 def test_what_is_new_in_a_feed_is_found(before: str, after: str, expected: str) -> None:
     assert news(feed_of(before), feed_of(after)) == feed_of(expected)
+
+
+class _Reticent:
+    def topic_sizes(self, names: list[str]) -> dict[str, int]:
+        raise BrokerUnavailableError("a broker does not tell the sizes of its logs: ClusterAuthorizationFailedError")
+
+
+def test_bytes_are_left_out_with_the_reason_where_a_broker_does_not_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = sizes_of(_Reticent(), ["t"])  # type: ignore[arg-type]
+    show([TopicRow("t", 8, 3, "delete", 86_400_000, 12, sizes.get("t"))])
+    printed = capsys.readouterr()
+    assert (
+        printed.out
+        == "topic  partitions  replicas  policy  kept  offsets\nt               8         3  delete   1 d       12\n"
+    )
+    assert printed.err.startswith("bytes are left out: a broker does not tell the sizes of its logs")
