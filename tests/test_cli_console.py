@@ -8,6 +8,8 @@ from gokamsg import console
 from gokamsg.commands.feed import news
 from gokamsg.commands.process import partitions_text
 from gokamsg.commands.topics import TopicRow, kept_text, show, sizes_of
+from gokamsg.commands.up import hints
+from gokamsg.config import Settings
 from gokamsg.errors import BrokerUnavailableError, StateError, UsageError
 from gokamsg.messaging.messages import Message
 
@@ -142,3 +144,11 @@ def test_bytes_are_left_out_with_the_reason_where_a_broker_does_not_tell(capsys:
         == "topic  partitions  replicas  policy  kept  offsets\nt               8         3  delete   1 d       12\n"
     )
     assert printed.err.startswith("bytes are left out: a broker does not tell the sizes of its logs")
+
+
+def test_what_to_try_names_the_brokers_and_how_to_reach_them() -> None:
+    url = "http://127.0.0.1:8080"
+    assert hints(url, Settings(brokers="127.0.0.1:9092"), ours=True)[3] == "  gokamsg feed Alice --follow"
+    secure = Settings(brokers="kafka-1:9093", kafka_config="my client.properties")
+    options = "--brokers kafka-1:9093 --kafka-config 'my client.properties'"
+    assert hints(url, secure, ours=False)[3] == f"  gokamsg feed Alice --follow {options}"

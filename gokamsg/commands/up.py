@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shlex
 import shutil
 import sys
 import threading
@@ -306,6 +307,8 @@ def _state_text(status: dict[str, Any]) -> str:
 def hints(url: str, here: Settings | None, *, ours: bool) -> list[str]:
     """The three lines to try next, with the addresses as they are."""
     brokers = "" if here is None or here.addresses in DEFAULT_ADDRESSES else f" --brokers {here.addresses}"
+    if here is not None and here.kafka_config:
+        brokers += f" --kafka-config {shlex.quote(here.kafka_config)}"
     address = url.removeprefix("http://").replace("127.0.0.1", "localhost")
     return [
         "",
