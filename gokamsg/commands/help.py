@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Help:
     """`short` stands in the list of commands, where the summary is longer than a line."""
 
-    examples: tuple[str, ...]
+    examples: tuple[str, ...] = ()
     short: str | None = None
     more: str = ""
 

@@ -21,7 +21,7 @@ from gokamsg import console
 from gokamsg.config import ROLE_NAMES, Setting, Settings, settings_of
 from gokamsg.errors import BrokerUnavailableError
 
-from .help import HELP
+from .help import HELP, Help
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 INTERRUPTED = 130
@@ -70,8 +70,8 @@ def argument(metavar: str, text: str) -> Any:
 
 def command(path: str, summary: str) -> Callable[[Action], Action]:
     """Registers a function as the command `path` ("feed", "topics create"); the rest of its help is in help.py."""
-    text = HELP[path]
-    examples = "\n".join(("\b", "Examples:", *(f"  {line}" for line in text.examples)))
+    text = HELP.get(path, Help())
+    examples = "\n".join(("\b", "Examples:", *(f"  {line}" for line in text.examples))) if text.examples else ""
 
     def register(action: Action) -> Action:
         hints = get_type_hints(action, include_extras=True)

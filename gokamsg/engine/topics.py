@@ -170,8 +170,8 @@ class TopicManager:
                 log.warning("topic %r is compacted: of records with the same key, unread ones may vanish", name)
         self.check_copartitioned(graph.copartitioned_topics())
         own = [edge.topic for edge in (graph.loop_stream, graph.group_table) if edge is not None]
-        made = self.existing([*own, parked, commands])
-        return self.describe(edge.topic for edge in graph.all_edges()) | read | made
+        made = self.existing([*own, *((parked, commands) if quarantine else ())])
+        return self.describe([*(edge.topic for edge in graph.all_edges()), parked, commands]) | read | made
 
     def check_copartitioned(self, names: Collection[str]) -> None:
         """TopicError when they differ in partition count."""
