@@ -52,7 +52,8 @@ def usage_error(failure: Any) -> int:
         console.out(context.get_help())
         return 0
     path = context.command_path if context is not None else "gokamsg"
-    console.error(f"{failure.format_message().rstrip('.')}.\nSee '{path} --help'.")
+    text = failure.format_message().rstrip(".")
+    console.error(f"{text}{'' if text.endswith('?') else '.'}\nSee '{path} --help'.")
     return 2
 
 

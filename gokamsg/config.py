@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -43,6 +44,11 @@ class Setting:
     maximum: float | None
     default_text: str
     short: str | None
+    variants: Mapping[str, tuple[str, str]]
+
+    def help_of(self, command: str) -> tuple[str, str]:
+        """What it is, and its default in words, as `command` has it."""
+        return self.variants.get(command, (self.help, self.default_text))
 
     @property
     def flag(self) -> str:
@@ -67,8 +73,12 @@ def setting(
     limits: tuple[float | None, float | None] = (None, None),
     default_text: str | None = None,
     short: str | None = None,
+    variants: Mapping[str, tuple[str, str]] | None = None,
 ) -> Any:
-    """A field of Settings with its row of the table as metadata."""
+    """A field of Settings with its row of the table as metadata.
+
+    `variants`: a command whose help and default differ -> both.
+    """
     row = {
         "help": text,
         "commands": commands,
@@ -78,6 +88,7 @@ def setting(
         "maximum": limits[1],
         "default_text": default_text,
         "short": short,
+        "variants": variants or {},
     }
     return dataclasses.field(default=default, metadata=row)
 
@@ -88,10 +99,11 @@ class Settings:
 
     brokers: str | None = setting(
         None,
-        "Kafka bootstrap addresses, separated by commas; up then starts no broker of its own.",
+        "Kafka bootstrap addresses, separated by commas.",
         commands=CLIENTS,
         metavar="HOST:PORT",
-        default_text="localhost:9092; up: a broker of its own",
+        default_text=DEFAULT_BROKERS,
+        variants={"up": ("Kafka bootstrap addresses, in place of a broker of its own.", "a broker of its own")},
     )
     kafka_config: str | None = setting(
         None, "Client properties file (security.protocol, sasl.*, ssl.*).", commands=CLIENTS, metavar="FILE"
@@ -201,7 +213,7 @@ class Settings:
     )
     retention: str = setting(
         "7d",
-        "How long streams keep their records (tables keep all keys).",
+        "How long streams keep their records; tables keep the last one of each key.",
         commands=("topics create", "broker"),
         metavar="DURATION",
     )
@@ -218,10 +230,11 @@ class Settings:
     )
     data_dir: str | None = setting(
         None,
-        "Where the embedded broker keeps its data, and up its copies of tables.",
+        "Where the embedded broker keeps its data.",
         commands=("broker", "up"),
         metavar="DIR",
         default_text="the user's state directory",
+        variants={"up": ("Where its broker keeps its data, and the roles their tables.", "the user's state directory")},
     )
     no_fsync: bool = setting(
         False,
@@ -313,9 +326,11 @@ def parse_duration_ms(text: str, flag: str, *, minimum_ms: int = 0, maximum_ms: 
 
 
 def load_client_properties(path: str | None) -> dict[str, str]:
-    """The entries of a Kafka client properties file (key=value, # or ! comments, \\ joins lines).
+    """The entries of a Kafka client properties file, as Java reads it.
 
-    Raises UsageError if the file cannot be read or a line is not an entry.
+    name=value, name: value or name value; # and ! begin comments; a backslash at a line's end joins the next one,
+    elsewhere it takes the next character as it is (or is \\n, \\r, \\t, \\uXXXX).
+    Raises UsageError if the file cannot be read or a line is not an entry. No value is ever part of the message.
     """
     if path is None:
         return {}
@@ -325,20 +340,56 @@ def load_client_properties(path: str | None) -> dict[str, str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"--kafka-config {path!r} cannot be read: {reason}.") from error
     properties: dict[str, str] = {}
-    pending = ""
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = pending + line.strip()
-        pending = ""
-        if not line or line[0] in "#!":
-            continue
-        if line.endswith("\\") and not line.endswith("\\\\"):
-            pending = line[:-1]
-            continue
-        name, separator, value = line.partition("=")
-        if not separator or not name.strip():
-            raise UsageError(f"--kafka-config {path!r}, line {number}: {line!r} is not of the form name=value.")
-        properties[name.strip()] = value.strip().replace("\\\\", "\\")
+    for number, line in _logical_lines(text):
+        match = _PROPERTY.fullmatch(line)
+        if match is None:
+            raise UsageError(f"--kafka-config {path!r}, line {number} is not of the form name=value.")
+        properties[_unescaped(match["name"])] = _unescaped(match["value"])
     return properties
+
+
+_PROPERTY = re.compile(r"(?P<name>(?:\\.|[^\\=:\s])+)(?:\s*[=:]\s*|\s+)(?P<value>.*)")
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f"}
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The entries of a properties file with the numbers of their first lines."""
+    pending, first = "", 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if not pending:
+            if not line or line[0] in "#!":
+                continue
+            first = number
+        line = pending + line
+        if (len(line) - len(line.rstrip("\\"))) % 2:
+            pending = line[:-1]
+        else:
+            pending = ""
+            yield first, line
+    if pending:
+        yield first, pending
+
+
+def _unescaped(text: str) -> str:
+    def character(found: re.Match[str]) -> str:
+        code = found[1]
+        return chr(int(code[1:], 16)) if len(code) == 5 else _ESCAPED.get(code, code)
+
+    return _ESCAPE.sub(character, text)
+
+
+def secrets_of(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """The values of client properties that nobody may see: passwords, and what holds one."""
+    secret = [
+        value for name, value in properties.items() if name.endswith((".password", ".jaas.config", ".key")) and value
+    ]
+    jaas = [next(filter(None, found)) for value in secret for found in _QUOTED_PASSWORD.findall(value) if any(found)]
+    return tuple(dict.fromkeys([*secret, *jaas, *(re.sub(r"\\(.)", r"\1", value) for value in jaas)]))
+
+
+_QUOTED_PASSWORD = re.compile(r"""\bpassword\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s;]+))""")
 
 
 def _rows() -> tuple[Setting, ...]:
@@ -369,5 +420,8 @@ def render_settings() -> str:
         groups = {ON_KAFKA: "all on Kafka", CLIENTS: "all on Kafka, up", PRINTING: "all"}
         commands = groups.get(row.commands, ", ".join(row.commands))
         text = row.help.replace("|", "\\|")
-        lines.append(f"| `{row.flag}` | `{row.environment}` | {row.default_text} | {text} | {commands} |")
+        defaults = [row.default_text] + [
+            f"{command}: {default}" for command, (_, default) in row.variants.items() if default != row.default_text
+        ]
+        lines.append(f"| `{row.flag}` | `{row.environment}` | {'; '.join(defaults)} | {text} | {commands} |")
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@
 3. Text from elsewhere (names, messages, errors) is printed with control characters made visible, so that it can
    neither break a line nor steer the terminal.
 4. No traceback is shown without --debug.
+5. What hide() was told never reaches stderr, and neither does what the Kafka client logs of a login.
 
 rich is imported when something rich is printed, never before: most commands end sooner than that import takes.
 Threads: one thread prints; log records may come from any.
@@ -22,7 +23,7 @@ import threading
 import time
 import traceback
 import tty
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -57,14 +58,42 @@ def out(line: str) -> None:
     sys.stdout.flush()
 
 
+def sentence(text: str) -> None:
+    """One line of data that is prose: on a terminal it is broken between words."""
+    if is_rich(sys.stdout):
+        from rich.text import Text
+
+        rich_console(sys.stdout).print(Text(text), soft_wrap=False)
+    else:
+        out(text)
+
+
 def data(value: Any) -> None:
     """One JSON object on a line of its own."""
     out(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")).replace("\u2028", "\\u2028"))
 
 
+_hidden: list[str] = []
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """From now on these texts are printed as *** on stderr, also in the forms that logs give them."""
+    for secret in secrets:
+        forms = (secret, repr(secret)[1:-1], repr(secret.encode())[2:-1], json.dumps(secret)[1:-1], visible(secret))
+        _hidden.extend(form for form in forms if form and form not in _hidden)
+    _hidden.sort(key=len, reverse=True)  # one may be part of another
+
+
+def discreet(text: str) -> str:
+    """The text without what is hidden."""
+    for secret in _hidden:
+        text = text.replace(secret, "***")
+    return text
+
+
 def note(line: str) -> None:
     """One line of progress or explanation."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(discreet(line) + "\n")
     sys.stderr.flush()
 
 
@@ -81,13 +110,16 @@ def rich_console(stream: IO[str]) -> Console:
 
 def error(message: str) -> None:
     """'Error: …' on stderr; further lines of the message are remedies."""
-    lines = [visible(line) for line in message.splitlines()] or ["failed"]
+    lines = [visible(line) for line in discreet(message).splitlines()] or ["failed"]
     if is_rich(sys.stderr):
         from rich.text import Text
 
-        rich_console(sys.stderr).print(Text.assemble(("Error: ", "bold red"), lines[0]))
-    else:
-        note("Error: " + lines[0])
+        terminal = rich_console(sys.stderr)
+        terminal.print(Text.assemble(("Error: ", "bold red"), lines[0]), soft_wrap=False)
+        for line in lines[1:]:
+            terminal.print(Text(line), soft_wrap=False)
+        return
+    note("Error: " + lines[0])
     for line in lines[1:]:
         note(line)
 
@@ -114,11 +146,17 @@ class _OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         if self._debug:
-            return super().format(record)
+            return discreet(super().format(record))
         text = f"{self.formatTime(record, self.datefmt)} {record.levelname.lower()}: {record.getMessage()}"
         if record.exc_info and record.exc_info[1]:
             text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
-        return visible(text)
+        return visible(discreet(text))
+
+
+def _no_login(record: logging.LogRecord) -> bool:
+    """False for what the Kafka client logs of passwords: its configuration, and the messages of a login."""
+    text = record.getMessage()
+    return not record.name.startswith("kafka.") or not ("with configuration" in text or "Sasl" in text)
 
 
 def set_up_logging(*, debug: bool) -> None:
@@ -128,7 +166,11 @@ def set_up_logging(*, debug: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.WARNING)
-    if not debug:
+    if debug:
+        handler.addFilter(_no_login)
+        # Every byte that is sent, logins included; what the bytes mean is logged elsewhere.
+        logging.getLogger("kafka.protocol.parser").setLevel(logging.INFO)
+    else:
         # The client logs every reconnection as a warning or error; what matters of it, and of a failed view,
         # comes as our own errors.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)

@@ -5,6 +5,7 @@ kafka_address   its address
 clean_cluster   the same cluster without the messaging service's topics and groups: for tests that use those names
 own_cluster     a cluster of the test's own, to be stopped, killed and started again
 start_kafka     starts Apache Kafkas with settings of their own
+three_nodes     compose.yaml's three brokers on this machine, for one test; `local` says where its services are
 fresh_name      names that no other test uses, for topics and groups
 run             starts `gokamsg` processes that end with the test
 seed            the test's random seed: --seed, or a new one; it is printed
@@ -22,9 +23,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.compose import Local
 from tests.embedded_server import EmbeddedServer
 from tests.helpers import Processes, processes, say, unavailable
-from tests.kafka_server import KafkaCluster, KafkaServer, KafkaUnavailableError, kafka_libs
+from tests.kafka_server import KafkaCluster, KafkaServer, KafkaThreeNodes, KafkaUnavailableError, kafka_libs
 
 StartKafka = Callable[..., KafkaServer]
 OwnServer = EmbeddedServer | KafkaServer
@@ -55,7 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         callspec = getattr(item, "callspec", None)
         kind = callspec.params.get("broker_kind") if callspec is not None else None
-        if kind == "apache" or {"start_kafka", "apache_cluster"} & set(getattr(item, "fixturenames", ())):
+        if kind == "apache" or {"start_kafka", "apache_cluster", "libs", "three_nodes"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker(pytest.mark.kafka)
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="a long tier: needs --slow"))
@@ -141,6 +145,22 @@ def start_kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
+    """Ports and directories of this machine for what compose.yaml runs."""
+    return Local(tmp_path_factory.mktemp("compose"))
+
+
+@pytest.fixture
+def three_nodes(libs: Path, local: Local) -> Iterator[KafkaThreeNodes]:
+    cluster = local.brokers(libs)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""A real Apache Kafka for tests: one KRaft node, started from Maven Central's jars in about three seconds.
+"""A real Apache Kafka for tests: one KRaft node, or three, started from Maven Central's jars in a few seconds.
 
 1. The jars are fetched once, into the user's cache directory, and used again when that copy is complete;
    GOKAMSG_KAFKA_LIBS names a directory that has them already.
 2. A node keeps its address and its data over stop, kill and start; `close` leaves no process behind.
-3. `clean` removes the messaging service's own topics and groups, and nothing else.
+3. Three nodes are set up by what sets them up in Apache Kafka's container image, from the same KAFKA_* variables.
+4. `clean` removes the messaging service's own topics and groups, and nothing else.
 
 Not here: fixtures and command line options (conftest).
 """
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,6 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 _DEFAULTS = {
     "process.roles": "broker,controller",
     "node.id": "1",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "offsets.topic.replication.factor": "1",
@@ -154,7 +155,9 @@ class KafkaCluster:
 class KafkaServer(KafkaCluster):
     """One Apache Kafka node of our own, its data and logs in `directory`.
 
-    `settings` override server.properties. start, stop, kill, pause and resume keep address and data.
+    `settings` override server.properties; `listeners` (name -> security protocol) are there beside the plain one, each
+    at `address_of(name)`; `users` are StorageTool's --add-scram values. start, stop, kill, pause and resume keep
+    addresses and data.
     """
 
     def __init__(
@@ -163,18 +166,27 @@ class KafkaServer(KafkaCluster):
         libs: Path,
         *,
         settings: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
+        users: Sequence[str] = (),
         jvm: Sequence[str] = ("-Xmx512m", "-XX:+UseSerialGC"),
     ) -> None:
         self._directory = directory
         self._libs = libs
         self._jvm = list(jvm)
         self._settings = dict(settings or {})
+        self._listeners = dict(listeners or {})
+        self._users = list(users)
         self._process: subprocess.Popen[bytes] | None = None
         self._choose_ports()
 
     def _choose_ports(self) -> None:
         self._port, self._controller_port = free_port(), free_port()
+        self._more_ports = {name: free_port() for name in self._listeners}
         super().__init__(f"127.0.0.1:{self._port}")
+
+    def address_of(self, listener: str) -> str:
+        """Where one of the further listeners is."""
+        return f"localhost:{self._more_ports[listener]}"
 
     @property
     def pid(self) -> int:
@@ -183,11 +195,7 @@ class KafkaServer(KafkaCluster):
 
     def start(self) -> None:
         """Returns when the broker answers; formats the data directory the first time."""
-        assert self._process is None, "this node runs already"
-        first = not self._properties.exists()
-        if first:
-            self._format()
-        self._spawn()
+        first = self.launch()
         try:
             eventually("Apache Kafka listens", self._listens, timeout_s=60, interval_s=0.05)
         except AssertionError:
@@ -202,6 +210,15 @@ class KafkaServer(KafkaCluster):
             self._spawn()
             eventually("Apache Kafka listens", self._listens, timeout_s=60, interval_s=0.05)
         eventually("Apache Kafka answers", self._answers, timeout_s=30, interval_s=0.1)
+
+    def launch(self) -> bool:
+        """Starts the node and does not wait for it; whether that was its first start."""
+        assert self._process is None, "this node runs already"
+        first = not self._properties.exists()
+        if first:
+            self._format()
+        self._spawn()
+        return first
 
     def stop(self) -> None:
         """A controlled shutdown."""
@@ -232,9 +249,12 @@ class KafkaServer(KafkaCluster):
 
     def _format(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
+        more = "".join(f",{name}://localhost:{port}" for name, port in self._more_ports.items())
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **self._listeners}
         properties = _DEFAULTS | {
-            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}{more}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port}{more}",
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}",
             "log.dirs": str(self._directory / "data"),
         }
@@ -242,11 +262,21 @@ class KafkaServer(KafkaCluster):
         self._properties.write_text("".join(lines))
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(self._properties)]
+        self._run_tool(*tool, *(word for user in self._users for word in ("--add-scram", user)))
+
+    def _run_tool(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Runs a class of Apache Kafka's to its end."""
         done = subprocess.run(
-            [*self._java(), *tool], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            [*self._java(), *arguments],
+            env=env and {**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         if done.returncode != 0:
-            raise AssertionError(f"Apache Kafka's storage could not be formatted: {done.stdout}{done.stderr}")
+            raise AssertionError(f"{arguments[0]} failed: {done.stdout}{done.stderr}")
 
     def _java(self) -> list[str]:
         return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{self._libs}/*"]
@@ -277,3 +307,80 @@ class KafkaServer(KafkaCluster):
             self._process.send_signal(number)
         self._process.wait(timeout=60)
         self._process = None
+
+
+class ContainerNode(KafkaServer):
+    """A node as Apache Kafka's container image sets it up: from an environment of KAFKA_* variables.
+
+    `port` is where its broker listens; the addresses and paths of the environment are ones of this machine.
+    """
+
+    def __init__(self, directory: Path, libs: Path, *, environment: Mapping[str, str], port: int) -> None:
+        self._environment = dict(environment)
+        self._given_port = port
+        super().__init__(directory, libs, jvm=("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"))
+
+    def _choose_ports(self) -> None:
+        self._port = self._given_port
+        KafkaCluster.__init__(self, f"127.0.0.1:{self._port}")
+
+    @property
+    def _properties(self) -> Path:
+        return self._directory / "final" / "server.properties"
+
+    def _format(self) -> None:
+        folders = {name: self._directory / name for name in ("default", "mounted", "final")}
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in ("server.properties", "log4j2.yaml", "tools-log4j2.yaml"):
+            (folders["default"] / name).touch()
+        flags = [word for name, folder in folders.items() for word in (f"--{name}-configs-dir", str(folder))]
+        self._run_tool("kafka.docker.KafkaDockerWrapper", "setup", *flags, env=self._environment)
+
+    def answers(self) -> bool:
+        """Whether it runs, and answers."""
+        return self._alive() and self._listens() and self._answers()
+
+
+class KafkaThreeNodes(KafkaCluster):
+    """A cluster of several nodes, each broker and controller, about 350 MB each. Starts and ends them together."""
+
+    def __init__(self, nodes: Sequence[ContainerNode]) -> None:
+        self.nodes = list(nodes)
+        super().__init__(",".join(node.address for node in nodes))
+
+    def admin(self) -> KafkaAdminClient:
+        return KafkaAdminClient(
+            bootstrap_servers=self.address.split(","), bootstrap_timeout_ms=10_000, reconnect_backoff_max_ms=200
+        )
+
+    def start(self) -> None:
+        """Returns when every node answers and the cluster has all of them."""
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(ContainerNode.launch, self.nodes))
+        for node in self.nodes:
+            eventually("a node of the cluster answers", node.answers, timeout_s=120, interval_s=0.2)
+        self.wait_until_whole()
+
+    def wait_until_whole(self) -> None:
+        """Returns when every node is in the cluster, and every replica in sync."""
+
+        def whole() -> bool:
+            with self.admin() as admin:
+                brokers = admin.describe_cluster()["brokers"]
+                topics = admin.describe_topics()
+            behind = [
+                (topic["name"], part["partition_index"])
+                for topic in topics
+                for part in topic["partitions"]
+                if len(part["isr_nodes"]) < len(part["replica_nodes"])
+            ]
+            assert len(brokers) == len(self.nodes), f"{len(brokers)} brokers"
+            assert not behind, f"replicas that are behind: {behind}"
+            return True
+
+        eventually("the cluster is whole", whole, timeout_s=60, interval_s=0.3)
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()

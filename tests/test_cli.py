@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 import gokamsg
+from gokamsg.commands.help import HELP
 from gokamsg.config import SETTINGS, settings_of
+from tests.conftest import OwnServer
 from tests.helpers import Processes, eventually, free_port, gokamsg_argv, gokamsg_env, run_gokamsg
 from tests.kafka_server import KafkaCluster
 
@@ -38,6 +41,62 @@ def test_a_commands_help_shows_its_settings_and_no_others(command: str) -> None:
     assert offered == {row.flag_of(command) for row in settings_of(command)}
 
 
+def test_the_list_of_commands_is_not_cut() -> None:
+    listed = run_gokamsg("--help").stdout + run_gokamsg("topics", "--help").stdout
+    assert "..." not in listed.split("Commands:", 1)[1].replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_a_command_can_be_typed(command: str) -> None:
+    """They stand in its help as they are, begin with the command, and use its own options and arguments."""
+    done = run_gokamsg(*command.split(), "--help")
+    arguments = re.findall(r"^  ([A-Z]+)  ", done.stdout.partition("Options:")[0], flags=re.MULTILINE)
+    flags = {row.flag_of(command): row.kind is bool for row in settings_of(command)}
+    assert any(example.startswith(f"gokamsg {command}") for example in HELP[command].examples)
+    for example in HELP[command].examples:
+        assert f"\n    {example}\n" in done.stdout, "it is not shown as it is written"
+        if not example.startswith("curl "):
+            words = shlex.split(example.partition(" | ")[0])
+            assert words[: 1 + len(command.split())] == ["gokamsg", *command.split()]
+            rest, positional = iter(words[1 + len(command.split()) :]), 0
+            for word in rest:
+                if word.startswith("--"):
+                    assert word in flags, example
+                    if not flags[word]:
+                        next(rest)
+                else:
+                    positional += 1
+            assert positional == len(arguments), example
+    assert "{" not in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("gokamsg top", {"topics"}),
+        ("gokamsg topics c", {"create"}),
+        ("gokamsg process --ro", {"--role"}),
+        ("gokamsg process --role f", {"filter"}),
+        ("gokamsg process --role ", {"blocker", "collector", "detector", "filter", "translator", "all"}),
+        ("gokamsg process --guarantee ", {"exactly-once", "at-least-once"}),
+        ("gokamsg feed --f", {"--follow"}),
+    ],
+)
+def test_the_shell_completes_commands_options_roles_and_choices(typed: str, offered: set[str]) -> None:
+    number = len(typed.split()) - (not typed.endswith(" "))
+    env = {"_GOKAMSG_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(number)}
+    done = run_gokamsg(env=env)
+    assert (done.returncode, done.stderr, set(done.stdout.split())) == (0, "", offered)
+
+
+def test_completion_installs_itself_for_the_shell(tmp_path: Path) -> None:
+    env = gokamsg_env({"HOME": str(tmp_path)})
+    argv = ["bash", "-c", f"{sys.executable} -m gokamsg --install-completion && true"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_GOKAMSG_COMPLETE" in (tmp_path / ".bash_completions" / "gokamsg.sh").read_text()
+
+
 def test_the_version_is_the_packages() -> None:
     assert run_gokamsg("--version").stdout == f"gokamsg {gokamsg.__version__}\n"
 
@@ -46,6 +105,8 @@ def test_wrong_usage_is_one_line_and_where_help_is() -> None:
     done = run_gokamsg("feed")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "Error: Missing argument 'USER'.\nSee 'gokamsg feed --help'.\n"
+    done = run_gokamsg("fed", "Alice")
+    assert done.stderr == "Error: No such command 'fed'. Did you mean 'feed'?\nSee 'gokamsg --help'.\n"
     done = run_gokamsg("topics", "destroy")
     assert (done.returncode, done.stderr.splitlines()[1]) == (2, "See 'gokamsg topics --help'.")
     done = run_gokamsg("process", "--role", "filtr")
@@ -133,6 +194,13 @@ def test_errors_are_red_on_a_terminal_unless_colour_is_unwanted() -> None:
     assert "31m" not in plain
 
 
+def test_an_error_is_broken_between_words_on_a_terminal() -> None:
+    _, seen = on_terminal("feed", "Alice", "--brokers", "127.0.0.1:1", env={"NO_COLOR": "1"})
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen).replace("\r", "")
+    assert max(map(len, plain.splitlines())) <= 80
+    assert "Apache Kafka with 'docker compose up', or name one with --brokers." in " ".join(plain.split())
+
+
 def test_help_and_wrong_usage_need_no_heavy_imports() -> None:
     script = """
 import sys
@@ -163,10 +231,11 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     assert ok("topics", "create").splitlines()[0] == "block_user: created, 8 partitions"
     assert ok("topics", "create").splitlines()[-1] == "translator-table: exists, 8 partitions"
     described = ok("topics", "describe").splitlines()
-    assert described[0].split() == ["topic", "partitions", "replicas", "policy", "kept", "offsets"]
+    assert described[0].split() == ["topic", "partitions", "replicas", "policy", "kept", "offsets", "bytes"]
     assert "co-partitioned: collector-table, message_received: 8 each" in described
     as_json = [json.loads(line) for line in ok("topics", "describe", "--json").splitlines()]
     assert {row["policy"] for row in as_json} == {"delete", "compact"}
+    assert {row["bytes"] for row in as_json} == {0}
 
     nobody = run_gokamsg("feed", "Alice", env=env)
     assert (nobody.returncode, nobody.stdout) == (1, "")
@@ -187,6 +256,10 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     assert follower.wait() == 130
     assert follower.stderr() == ""
 
+    sizes = {row["topic"]: row["bytes"] for row in map(json.loads, ok("topics", "describe", "--json").splitlines())}
+    assert sizes["message_received"] > 100
+    assert sizes["block_user"] == 0
+
     place = {"topic": "block_user", "partition": 4, "offset": 0}
     assert json.loads(ok("block", "Bob", "--json")) == {"key": "Bob", **place}
     rows = [line.split(maxsplit=5) for line in ok("status").splitlines()]
@@ -201,6 +274,19 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     workers.signal(signal.SIGINT)
     assert workers.wait() == 0
     assert workers.stderr().splitlines()[-1] == "stopped; 2 records handled"
+
+
+def test_status_goes_on_watching_when_the_broker_is_away(own_cluster: OwnServer, run: Processes) -> None:
+    watch = run.gokamsg("status", "--watch", "--json", name="watch", env={"GOKAMSG_BROKERS": own_cluster.address})
+    watch.wait_line('"group": "collector"')
+    own_cluster.kill()
+    watch.wait_line("; trying again$", timeout_s=60)
+    assert watch.running
+    seen = len(watch.stdout().splitlines())
+    own_cluster.start()
+    eventually("there are new rows", lambda: len(watch.stdout().splitlines()) > seen, timeout_s=60)
+    watch.signal(signal.SIGINT)
+    assert watch.wait() == 130
 
 
 def test_a_reader_that_goes_away_is_no_error(clean_cluster: KafkaCluster) -> None:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from gokamsg.config import SETTINGS, Settings, load_client_properties, parse_duration_ms, render_settings, settings_of
+from gokamsg.config import (
+    SETTINGS,
+    Settings,
+    load_client_properties,
+    parse_duration_ms,
+    render_settings,
+    secrets_of,
+    settings_of,
+)
 from gokamsg.errors import UsageError
 
 
@@ -82,12 +90,40 @@ def test_client_properties_are_read_as_java_reads_them(tmp_path: Path) -> None:
     assert load_client_properties(None) == {}
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("x=a", "a"),
+        ("x: a", "a"),
+        ("x a b", "a b"),
+        ("  x  =  a = b  ", "a = b"),
+        (r"x=a\\b", r"a\b"),
+        (r"x=\"a\"", '"a"'),
+        (r"x=\u00e9\t.", "é\t."),
+        ("x=a\\\n   b", "ab"),
+        ("x=a\\\r\n   b\r\n", "ab"),
+        (r"\x=a\\", "a\\"),
+    ],
+)
+def test_separators_and_escapes_are_javas(tmp_path: Path, line: str, value: str) -> None:
+    file = tmp_path / "client.properties"
+    file.write_bytes(line.encode())
+    assert load_client_properties(str(file)) == {"x": value}
+
+
+def test_secrets_are_told_from_other_properties() -> None:
+    jaas = 'Module required username="u" password="p\\"q";'
+    properties = {"sasl.password": "s", "ssl.key.password": "k", "sasl.jaas.config": jaas, "sasl.username": "u"}
+    assert set(secrets_of(properties)) == {"s", "k", jaas, 'p\\"q', 'p"q'}
+    assert secrets_of({"sasl.password": "", "security.protocol": "SSL"}) == ()
+
+
 def test_files_that_are_no_properties_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be read: No such file"):
         load_client_properties(str(tmp_path / "absent"))
     file = tmp_path / "bad"
     file.write_text("a=b\nnonsense\n")
-    with pytest.raises(UsageError, match="line 2: 'nonsense' is not of the form name=value"):
+    with pytest.raises(UsageError, match="line 2 is not of the form name=value"):
         load_client_properties(str(file))
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):

@@ -7,8 +7,10 @@ import pytest
 from gokamsg import console
 from gokamsg.commands.feed import news
 from gokamsg.commands.process import partitions_text
-from gokamsg.commands.topics import kept_text
-from gokamsg.errors import StateError, UsageError
+from gokamsg.commands.topics import TopicRow, kept_text, show, sizes_of
+from gokamsg.commands.up import hints
+from gokamsg.config import Settings
+from gokamsg.errors import BrokerUnavailableError, StateError, UsageError
 from gokamsg.messaging.messages import Message
 
 
@@ -27,6 +29,23 @@ def test_an_error_is_one_line_and_its_remedy(capsys: pytest.CaptureFixture[str])
     assert console.report(UsageError("no such thing.\nUse another."), debug=False) == 2
     assert console.report(StateError("disk full"), debug=False) == 1
     assert capsys.readouterr().err == "Error: no such thing.\nUse another.\nError: disk full\n"
+
+
+def test_what_is_hidden_never_reaches_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_hidden", [])
+    console.hide(["pass\nwörd", "pass"])
+    console.note("a pass\nwörd")
+    console.error("b pass\nwörd")
+    secret = "pass\nwörd"
+    console.note(f"c {secret.encode()!r} {secret!r}")
+    console.report(UsageError("d pass"), debug=True)
+    console.out("data: pass")
+    printed = capsys.readouterr()
+    assert "pass" not in printed.err
+    assert printed.err.splitlines()[:3] == ["a ***", "Error: b ***", "c b'***' '***'"]
+    assert printed.out == "data: pass\n"
 
 
 def test_a_bug_is_named_and_traced_only_for_who_asks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,3 +128,27 @@ def feed_of(text: str) -> list[Message]:
 )
 def test_what_is_new_in_a_feed_is_found(before: str, after: str, expected: str) -> None:
     assert news(feed_of(before), feed_of(after)) == feed_of(expected)
+
+
+class _Reticent:
+    def topic_sizes(self, names: list[str]) -> dict[str, int]:
+        raise BrokerUnavailableError("a broker does not tell the sizes of its logs: ClusterAuthorizationFailedError")
+
+
+def test_bytes_are_left_out_with_the_reason_where_a_broker_does_not_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = sizes_of(_Reticent(), ["t"])  # type: ignore[arg-type]
+    show([TopicRow("t", 8, 3, "delete", 86_400_000, 12, sizes.get("t"))])
+    printed = capsys.readouterr()
+    assert (
+        printed.out
+        == "topic  partitions  replicas  policy  kept  offsets\nt               8         3  delete   1 d       12\n"
+    )
+    assert printed.err.startswith("bytes are left out: a broker does not tell the sizes of its logs")
+
+
+def test_what_to_try_names_the_brokers_and_how_to_reach_them() -> None:
+    url = "http://127.0.0.1:8080"
+    assert hints(url, Settings(brokers="127.0.0.1:9092"), ours=True)[3] == "  gokamsg feed Alice --follow"
+    secure = Settings(brokers="kafka-1:9093", kafka_config="my client.properties")
+    options = "--brokers kafka-1:9093 --kafka-config 'my client.properties'"
+    assert hints(url, secure, ours=False)[3] == f"  gokamsg feed Alice --follow {options}"

@@ -1,20 +1,29 @@
-"""compose.yaml: what it runs exists, with the options and settings that it names. No Docker is needed to tell."""
+"""compose.yaml: what it runs exists, with the options and settings that it names. No Docker is needed to tell.
 
+tests/system/test_cluster.py runs all of it.
+"""
+
+import importlib.resources
+import json
 import re
-from pathlib import Path
-from typing import Any
 
+import jsonschema
 import pytest
-import yaml
 
 from gokamsg.config import SETTINGS, settings_of
 from gokamsg.messaging.roles import ROLES
+from tests import compose
+from tests.compose import BROKERS, COMPOSE, OURS, SERVICES
 from tests.helpers import run_gokamsg
+from tests.kafka_server import KAFKA_VERSION
 
-FILE = Path(__file__).parent.parent / "compose.yaml"
-COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
-OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "gokamsg"}
-BROKERS = {name: service for name, service in COMPOSE["services"].items() if name not in OURS}
+
+def test_the_file_follows_the_schema_of_compose() -> None:
+    schemas = importlib.resources.files("check_jsonschema") / "builtin_schemas" / "vendor"
+    schema = json.loads((schemas / "compose-spec.json").read_text())
+    jsonschema.validate(COMPOSE, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**COMPOSE, "services": {"serve": {"imagee": "gokamsg"}}}, schema)
 
 
 def test_the_service_and_every_role_are_there() -> None:
@@ -31,9 +40,9 @@ def test_a_command_has_the_options_that_it_is_given(name: str) -> None:
     assert {word for word in OURS[name]["command"] if word.startswith("--")} <= flags
 
 
-def test_the_settings_in_the_environment_exist() -> None:
-    known = {row.environment for row in SETTINGS}
+def test_the_settings_in_the_environment_exist_and_are_the_commands_own() -> None:
     for service in OURS.values():
+        known = {row.environment for row in SETTINGS if service["command"][0] in row.commands}
         assert service["environment"].keys() <= known
 
 
@@ -56,6 +65,16 @@ def test_one_broker_may_be_lost() -> None:
             ("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR"),
         ):
             assert environment[replicas] == len(BROKERS) == environment[needed] + 1
+        assert environment["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == len(BROKERS)
+
+
+def test_the_brokers_are_of_the_version_that_the_tests_run() -> None:
+    assert {service["image"] for service in BROKERS.values()} == {f"apache/kafka:{KAFKA_VERSION}"}
+
+
+def test_every_service_has_a_health_check_and_what_can_be_scaled_takes_no_port_of_the_host() -> None:
+    assert [name for name, service in SERVICES.items() if not service["healthcheck"]["test"]] == []
+    assert [name for name in compose.ROLES if "ports" in SERVICES[name] or "container_name" in SERVICES[name]] == []
 
 
 def test_every_volume_is_declared_and_what_the_image_copies_is_there() -> None:
@@ -63,4 +82,4 @@ def test_every_volume_is_declared_and_what_the_image_copies_is_there() -> None:
     assert used == COMPOSE["volumes"].keys()
     copied = re.findall(r"^COPY (.+) \S+$", COMPOSE["x-gokamsg"]["build"]["dockerfile_inline"], flags=re.MULTILINE)
     for names in copied:
-        assert all((FILE.parent / name).exists() for name in names.split())
+        assert all((compose.FILE.parent / name).exists() for name in names.split())

@@ -3,14 +3,12 @@
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from gokamsg import console
 from gokamsg.config import Settings
 from gokamsg.errors import BrokerUnavailableError, GokamsgError, UsageError
 
 from .kafka import client_config, make_topics
-from .registration import command
+from .registration import argument, command
 
 if TYPE_CHECKING:
     from gokamsg.engine import ClientConfig, View
@@ -20,7 +18,7 @@ RESTORE_TIMEOUT_S = 60.0
 
 
 @command("feed", "Show the latest messages of a user.")
-def feed(settings: Settings, user: Annotated[str, typer.Argument(metavar="USER", show_default=False)]) -> None:
+def feed(settings: Settings, user: Annotated[str, argument("USER", "Whose messages.")]) -> None:
     import queue
 
     from gokamsg.messaging.messages import objection_to_user
@@ -54,7 +52,7 @@ def open_view(config: "ClientConfig", user: str) -> "View[list[Message]]":
 
     make_topics(config, [TABLE])
     with TopicManager(config) as manager:
-        count = manager.describe([TABLE])[TABLE].partitions
+        count = manager.partitions(TABLE)
     return View(config, TABLE, MESSAGES, storage_dir=None, partitions=[Partitioner(count)(user.encode())])
 
 

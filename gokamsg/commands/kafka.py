@@ -4,17 +4,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gokamsg import console
-from gokamsg.config import Settings, load_client_properties
+from gokamsg.config import Settings, load_client_properties, secrets_of
 
 if TYPE_CHECKING:
     from gokamsg.engine import ClientConfig
 
 
 def client_config(settings: Settings) -> "ClientConfig":
-    """How to reach the brokers. Raises UsageError."""
+    """How to reach the brokers; from now on stderr keeps the properties' secrets. Raises UsageError."""
     from gokamsg.engine import ClientConfig
 
-    return ClientConfig(settings.addresses, properties=load_client_properties(settings.kafka_config))
+    properties = load_client_properties(settings.kafka_config)
+    console.hide(secrets_of(properties))
+    return ClientConfig(settings.addresses, properties=properties)
 
 
 def make_topics(config: "ClientConfig", names: Iterable[str]) -> None:

@@ -2,19 +2,17 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gokamsg import console
 from gokamsg.config import Settings
 from gokamsg.errors import UsageError
 
 from .kafka import client_config, make_topics
-from .registration import command
+from .registration import argument, command
 
 if TYPE_CHECKING:
     from gokamsg.engine import Codec
 
-User = Annotated[str, typer.Argument(metavar="USER", show_default=False)]
+User = Annotated[str, argument("USER", "Whose messages the filter drops, or passes on again.")]
 
 
 def refuse_bad(objection: str | None) -> None:
@@ -25,9 +23,9 @@ def refuse_bad(objection: str | None) -> None:
 @command("send", "Send a message.")
 def send(
     settings: Settings,
-    sender: Annotated[str, typer.Argument(metavar="FROM", show_default=False)],
-    recipient: Annotated[str, typer.Argument(metavar="TO", show_default=False)],
-    text: Annotated[str, typer.Argument(metavar="TEXT", show_default=False)],
+    sender: Annotated[str, argument("FROM", "Who writes.")],
+    recipient: Annotated[str, argument("TO", "Who gets it.")],
+    text: Annotated[str, argument("TEXT", "The message.")],
 ) -> None:
     from gokamsg.messaging.messages import MESSAGE, RECEIVED, SENT, Message, objection_to_user
 
@@ -58,8 +56,8 @@ def set_blocked(settings: Settings, user: str, *, blocked: bool) -> None:
 @command("translate", "Replace a word in messages; an empty text deletes it from them.")
 def translate(
     settings: Settings,
-    word: Annotated[str, typer.Argument(metavar="WORD", show_default=False)],
-    text: Annotated[str, typer.Argument(metavar="TEXT", show_default=False)],
+    word: Annotated[str, argument("WORD", "One word, exactly as it stands in messages.")],
+    text: Annotated[str, argument("TEXT", "What is written in its place; '' leaves it out.")],
 ) -> None:
     from gokamsg.messaging.messages import objection_to
     from gokamsg.messaging.translator import TRANSLATE_WORD, WORD

@@ -1,7 +1,7 @@
 """Makes a command line out of functions and the settings table.
 
     @command("feed", "Show the latest messages of a user.")
-    def feed(settings: Settings, user: Annotated[str, typer.Argument()]) -> None: ...
+    def feed(settings: Settings, user: Annotated[str, argument("USER", "Whose messages.")]) -> None: ...
 
 The function's own parameters are the command's arguments; its options are the settings that name the command in
 config.py. Whatever a command raises ends as one line on stderr and an exit code: 1 failed, 2 wrong usage, 130 stopped
@@ -15,10 +15,13 @@ from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+import typer.core
 
 from gokamsg import console
-from gokamsg.config import Setting, Settings, settings_of
+from gokamsg.config import ROLE_NAMES, Setting, Settings, settings_of
 from gokamsg.errors import BrokerUnavailableError
+
+from .help import HELP, Help
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 INTERRUPTED = 130
@@ -44,8 +47,31 @@ app.add_typer(topics_app)
 Action = Callable[..., None]
 
 
+class PlainCommand(typer.core.TyperCommand):
+    """A command whose help names its arguments as the metavars do, without Typer's braces and types."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        named = [(str(one.metavar), one.help) for one in self.params if isinstance(one, typer.core.TyperArgument)]
+        if named:
+            with formatter.section("Arguments"):
+                formatter.write_dl(named)
+        options = [one.get_help_record(ctx) for one in self.get_params(ctx) if one.param_type_name == "option"]
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in options if record is not None])
+
+
+def argument(metavar: str, text: str) -> Any:
+    """An argument of a command, for Annotated."""
+    return typer.Argument(metavar=metavar, help=text, show_default=False)
+
+
 def command(path: str, summary: str) -> Callable[[Action], Action]:
-    """Registers a function as the command `path` ("feed", "topics create")."""
+    """Registers a function as the command `path` ("feed", "topics create"); the rest of its help is in help.py."""
+    text = HELP.get(path, Help())
+    examples = "\n".join(("\b", "Examples:", *(f"  {line}" for line in text.examples))) if text.examples else ""
 
     def register(action: Action) -> Action:
         hints = get_type_hints(action, include_extras=True)
@@ -60,7 +86,14 @@ def command(path: str, summary: str) -> Callable[[Action], Action]:
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         parent = topics_app if path.startswith("topics ") else app
-        parent.command(path.split()[-1], help=summary, epilog=EPILOG, context_settings=CONTEXT)(run)
+        parent.command(
+            path.split()[-1],
+            cls=PlainCommand,
+            help=f"{summary}\n\n{text.more}".strip(),
+            short_help=text.short or summary,
+            epilog=f"{examples}\n\n{EPILOG}",
+            context_settings=CONTEXT,
+        )(run)
         return action
 
     return register
@@ -72,11 +105,18 @@ def option(row: Setting, path: str) -> inspect.Parameter:
     if kind == tuple[str, ...]:
         kind, default = list[str], list(row.default)
     flags = [row.flag_of(path), row.short] if row.short else [row.flag_of(path)]
-    help_text = row.help
-    if row.kind is not bool and row.default_text:
-        help_text += f" [default: {row.default_text}]"
+    help_text, default_text = row.help_of(path)
+    if row.kind is not bool and default_text:
+        help_text += f" [default: {default_text}]"
+    words = row.choices or ((*ROLE_NAMES, "all") if row.name == "role" else ())
     declared = typer.Option(
-        *flags, envvar=row.environment, help=help_text, metavar=metavar(row), show_default=False, show_envvar=False
+        *flags,
+        envvar=row.environment,
+        help=help_text,
+        metavar=metavar(row),
+        show_default=False,
+        show_envvar=False,
+        autocompletion=(lambda incomplete: [word for word in words if word.startswith(incomplete)]) if words else None,
     )
     return inspect.Parameter(
         row.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
@@ -111,9 +151,13 @@ def perform(action: Action, arguments: dict[str, Any], values: dict[str, Any]) -
     except typer.Exit:
         raise
     except Exception as failure:
-        if isinstance(failure, BrokerUnavailableError) and "answers at" in str(failure):
+        if isinstance(failure, BrokerUnavailableError) and _nobody_listens(str(failure)):
             failure = BrokerUnavailableError(f"{failure}.\n{START_A_BROKER}").with_traceback(failure.__traceback__)
         raise typer.Exit(console.report(failure, debug=debug)) from None
+
+
+def _nobody_listens(text: str) -> bool:
+    return "answers at" in text and "something listens" not in text
 
 
 START_A_BROKER = (

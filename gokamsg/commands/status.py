@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gokamsg import console
 from gokamsg.config import Settings
+from gokamsg.errors import BrokerUnavailableError
 
 from .kafka import client_config
 from .registration import command
@@ -48,11 +49,17 @@ def status(settings: Settings) -> None:
         before = observe(admin, inputs)
         time.sleep(RATE_WINDOW_S)
         while True:
-            now = observe(admin, inputs)
-            show(before, now, read_notes(settings.state_path), as_json=settings.json, redraw=settings.watch)
+            try:
+                now = observe(admin, inputs)
+            except BrokerUnavailableError as error:
+                if not settings.watch:
+                    raise
+                console.note(f"{error}; trying again")
+            else:
+                show(before, now, read_notes(settings.state_path), as_json=settings.json, redraw=settings.watch)
+                before = now
             if not settings.watch:
                 return
-            before = now
             time.sleep(WATCH_EVERY_S)
 
 

@@ -1,11 +1,12 @@
 """topics create, topics describe: the service's topics on the cluster."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from gokamsg import console
 from gokamsg.config import Settings
-from gokamsg.errors import TopicError
+from gokamsg.errors import BrokerUnavailableError, TopicError
 
 from .kafka import client_config
 from .registration import command
@@ -23,7 +24,7 @@ def create(settings: Settings) -> None:
     names = all_topics()
     with TopicManager(client_config(settings)) as manager:
         created = set(ensure(manager, names, wanted))
-        found = manager.describe(names)
+        found = manager.existing(names)
     for name in names:
         partitions = found[name].partitions
         outcome = "created" if name in created else "exists"
@@ -35,7 +36,11 @@ def create(settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TopicRow:
-    """What there is to say of a topic. `offsets`: records, transaction markers and what compaction has removed."""
+    """What there is to say of a topic.
+
+    `offsets`: records, transaction markers and what compaction has removed. `bytes`: on disk, of one replica; None if
+    the brokers do not tell.
+    """
 
     topic: str
     partitions: int
@@ -43,6 +48,7 @@ class TopicRow:
     policy: str
     retention_ms: int
     offsets: int
+    bytes: int | None
 
 
 @command("topics describe", "Show the topics of the messaging service, and check that they fit together.")
@@ -62,7 +68,7 @@ def describe(settings: Settings) -> None:
         for together in copartitioned():
             counts = {found[name] for name in together if name in found}
             if len(counts) == 1:
-                console.out(f"co-partitioned: {', '.join(sorted(together & found.keys()))}: {counts.pop()} each")
+                console.sentence(f"co-partitioned: {', '.join(sorted(together & found.keys()))}: {counts.pop()} each")
         if missing:
             console.note(f"not there yet: {', '.join(missing)} (gokamsg topics create)")
     if wrong := list(mismatches(found)):
@@ -74,6 +80,7 @@ def describe_all(admin: "Admin", names: tuple[str, ...]) -> list[TopicRow]:
     found = admin.describe_topics(names)
     places = [(topic.name, partition) for topic in found.values() for partition in range(topic.partitions)]
     ends, starts = admin.high_watermarks(places), admin.log_starts(places)
+    sizes = sizes_of(admin, found)
     rows = []
     for topic in (found[name] for name in names if name in found):
         config = admin.topic_config(topic.name)
@@ -86,15 +93,25 @@ def describe_all(admin: "Admin", names: tuple[str, ...]) -> list[TopicRow]:
                 config.get("cleanup.policy", ""),
                 int(config.get("retention.ms", "-1")),
                 sum(ends[place] - starts[place] for place in own),
+                sizes.get(topic.name),
             )
         )
     return rows
 
 
+def sizes_of(admin: "Admin", names: Iterable[str]) -> Mapping[str, int]:
+    """The topics' bytes; without them, and a note that says why, where the brokers do not tell."""
+    try:
+        return admin.topic_sizes(list(names))
+    except BrokerUnavailableError as error:
+        console.note(f"bytes are left out: {error}")
+        return {}
+
+
 def show(rows: list[TopicRow]) -> None:
-    """The rows as a table."""
-    columns = ("topic", "partitions", "replicas", "policy", "kept", "offsets")
-    cells = [
+    """The rows as a table; without the column of bytes where there are none."""
+    columns: tuple[str, ...] = ("topic", "partitions", "replicas", "policy", "kept", "offsets", "bytes")
+    cells: list[tuple[str, ...]] = [
         (
             row.topic,
             str(row.partitions),
@@ -102,10 +119,13 @@ def show(rows: list[TopicRow]) -> None:
             row.policy,
             kept_text(row.retention_ms) if "delete" in row.policy else "",
             console.count_text(row.offsets),
+            "" if row.bytes is None else console.size_text(row.bytes),
         )
         for row in rows
     ]
-    console.table(columns, cells, right=("partitions", "replicas", "kept", "offsets"))
+    if rows and all(row.bytes is None for row in rows):
+        columns, cells = columns[:-1], [cell[:-1] for cell in cells]
+    console.table(columns, cells, right=("partitions", "replicas", "kept", "offsets", "bytes"))
 
 
 def kept_text(retention_ms: int) -> str:

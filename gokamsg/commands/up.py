@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shlex
 import shutil
 import sys
 import threading
@@ -73,7 +74,7 @@ def prepare(settings: Settings, address: str | None, show: "Display") -> list[Ch
     here = replace(settings, brokers=address or settings.addresses, state_dir=str(settings.data_path / TABLES_DATA))
     with TopicManager(client_config(here)) as manager:
         created = list(ensure(manager, all_topics()))
-        partitions = {topic.partitions for topic in manager.describe(all_topics()).values()}
+        partitions = {topic.partitions for topic in manager.existing(all_topics()).values()}
     show.topics(len(all_topics()), sorted(partitions), len(created))
     show.brokers = here
     specs = [replace(spec, stage=1) for spec in worker_specs(here)]
@@ -306,6 +307,8 @@ def _state_text(status: dict[str, Any]) -> str:
 def hints(url: str, here: Settings | None, *, ours: bool) -> list[str]:
     """The three lines to try next, with the addresses as they are."""
     brokers = "" if here is None or here.addresses in DEFAULT_ADDRESSES else f" --brokers {here.addresses}"
+    if here is not None and here.kafka_config:
+        brokers += f" --kafka-config {shlex.quote(here.kafka_config)}"
     address = url.removeprefix("http://").replace("127.0.0.1", "localhost")
     return [
         "",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gokamsg import console
+from gokamsg.config import secrets_of
 from gokamsg.errors import GokamsgError, IdentityError, OffsetsLostError, TopicError, UsageError
 
 from .restoring import Note, Restoring
@@ -30,6 +31,7 @@ def main() -> None:
     instructions = json.loads(sys.stdin.buffer.readline() or b"{}")
     console.prepare_streams()
     console.set_up_logging(debug=bool(instructions.get("debug")))
+    console.hide(secrets_of(instructions.get("properties", {})))
     try:
         run(instructions)
     except Exception as failure:

@@ -67,13 +67,22 @@ class TopicManager:
         """Those that exist, by name."""
         return dict(self._admin.describe_topics(set(names)))
 
+    def existing(self, names: Collection[str]) -> dict[str, Topic]:
+        """All of them, by name; TopicError when one does not exist, also a moment later."""
+        found = dict(self._admin.existing_topics(names))
+        missing = sorted(set(names) - found.keys())
+        if missing:
+            shown = ", ".join(repr(name) for name in missing)
+            raise TopicError(f"missing topic {shown}; create it with: gokamsg topics create")
+        return found
+
     def config(self, name: str) -> dict[str, str]:
         """Every setting of a topic that exists."""
         return dict(self._admin.topic_config(name))
 
     def partitions(self, name: str) -> int:
         """TopicError when the topic does not exist."""
-        return self._existing([name])[name].partitions
+        return self.existing([name])[name].partitions
 
     def get_offset(self, name: str, partition: int, time: int) -> int:
         """Goka's question: the offset at a time in milliseconds, -1 for the end, -2 for the start."""
@@ -127,7 +136,7 @@ class TopicManager:
                 raise TopicError(f"topic {name!r} does not exist, and is not to be made here; create it first")
             topic = NewTopic(name, partitions, self._replication(replication), config or {})
             made = bool(self._admin.create_topics([topic]))
-            existing = self._existing([name])[name]
+            existing = self.existing([name])[name]
         if not made and self._mismatch is not None:
             self._compare(existing, partitions, replication, config or {})
         elif existing.partitions != partitions:
@@ -144,7 +153,7 @@ class TopicManager:
         """
         inputs = [edge.topic for edge in graph.input_streams]
         tables = [edge.topic for edge in (*graph.joint_tables, *graph.lookup_tables)]
-        read = self._existing([*inputs, *tables])
+        read = self.existing([*inputs, *tables])
         count = read[inputs[0]].partitions
         if graph.loop_stream is not None:
             self.ensure_stream(graph.loop_stream.topic, count)
@@ -160,11 +169,13 @@ class TopicManager:
             if "compact" in self.config(name).get("cleanup.policy", ""):
                 log.warning("topic %r is compacted: of records with the same key, unread ones may vanish", name)
         self.check_copartitioned(graph.copartitioned_topics())
-        return self.describe([*(edge.topic for edge in graph.all_edges()), parked, commands])
+        own = [edge.topic for edge in (graph.loop_stream, graph.group_table) if edge is not None]
+        made = self.existing([*own, *((parked, commands) if quarantine else ())])
+        return self.describe([*(edge.topic for edge in graph.all_edges()), parked, commands]) | read | made
 
     def check_copartitioned(self, names: Collection[str]) -> None:
         """TopicError when they differ in partition count."""
-        counts = {name: topic.partitions for name, topic in self._existing(names).items()}
+        counts = {name: topic.partitions for name, topic in self.existing(names).items()}
         if len(set(counts.values())) > 1:
             shown = ", ".join(f"{name!r} has {count}" for name, count in sorted(counts.items()))
             raise TopicError(
@@ -186,14 +197,6 @@ class TopicManager:
             raise TopicError(f"topic {topic.name!r} is not as it should be: {wrong}; change it or delete it")
         if wrong:
             log.warning("topic %r is not as it should be: %s", topic.name, wrong)
-
-    def _existing(self, names: Collection[str]) -> dict[str, Topic]:
-        found = dict(self._admin.describe_topics(names))
-        missing = sorted(set(names) - found.keys())
-        if missing:
-            shown = ", ".join(repr(name) for name in missing)
-            raise TopicError(f"missing topic {shown}; create it with: gokamsg topics create")
-        return found
 
     def _check_table(self, name: str) -> None:
         policy = self.config(name).get("cleanup.policy", "")

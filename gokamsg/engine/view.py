@@ -236,7 +236,7 @@ class View(Generic[T]):
     def _open(self, stack: ExitStack) -> TableReader:
         self._signal.set(ViewState.INITIALIZING)
         with closing(self._cluster.admin()) as admin:
-            topic = admin.describe_topics([self._topic]).get(self._topic)
+            topic = admin.existing_topics([self._topic]).get(self._topic)
         if topic is None:
             raise TopicError(f"table {self._topic!r} does not exist; create it with: gokamsg topics create")
         build = self._storage_builder or memory_builder

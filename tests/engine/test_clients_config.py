@@ -95,6 +95,11 @@ def test_client_properties(properties: dict[str, str], settings: dict[str, objec
     assert ClientConfig("a:1", properties=properties).security == settings
 
 
+def test_a_configuration_does_not_show_its_secrets() -> None:
+    config = ClientConfig("a:1", properties={"sasl.username": "u", "sasl.password": "sesame"})
+    assert "sesame" not in f"{config} {config!r}"
+
+
 @pytest.mark.parametrize(
     ("properties", "sentence"),
     [
@@ -102,6 +107,10 @@ def test_client_properties(properties: dict[str, str], settings: dict[str, objec
         ({"ssl.keystore.location": "/x", "ssl.keystore.type": "PKCS12"}, "must be a PEM file"),
         ({"sasl.login.class": "x"}, "'sasl.login.class' is not supported"),
         ({"sasl.jaas.config": "Module required;"}, "holds no username and password"),
+        ({"security.protocol": "TLS"}, "security.protocol is 'TLS'; it can be PLAINTEXT, SSL"),
+        ({"security.protocol": "SASL_SSL"}, "sasl.mechanism is missing; with SASL_SSL it can be PLAIN"),
+        ({"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}, "sasl.mechanism is 'OAUTHBEARER'"),
+        ({"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"}, "needs sasl.username and sasl.password"),
     ],
 )
 def test_client_properties_that_cannot_be_followed_are_refused(properties: dict[str, str], sentence: str) -> None:
@@ -161,5 +170,8 @@ def test_an_unknown_host_is_named() -> None:
 def test_something_else_listens(answer: bytes | None, protocol: str) -> None:
     with listener(answer) as address:
         message = refusal(check_broker, ClientConfig(address, properties={"security.protocol": protocol}))
-        assert "something listens, but does not answer as a Kafka broker" in message
-        assert protocol in message
+        if protocol == "SSL" and answer is not None:
+            assert message == f"{address} does not speak TLS; check security.protocol and the port"
+        else:
+            assert "something listens, but does not answer as a Kafka broker" in message
+            assert protocol in message

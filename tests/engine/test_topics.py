@@ -1,5 +1,6 @@
 """Topics on a real Kafka: made once, never changed, and refused with a way out when they do not fit."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -157,3 +158,15 @@ def test_offsets_are_told_by_time(kafka_cluster: KafkaCluster, fresh_name: Names
         assert manager.get_offset(name, 0, -1) == 2
         assert manager.get_offset(name, 0, before) == 0
         assert manager.get_offset(name, 0, before + 120_000) == -1
+
+
+def test_a_topic_that_somebody_is_just_making_is_waited_for(manager: TopicManager, fresh_name: Names) -> None:
+    """Brokers of a cluster learn of a new topic one after the other; asked too early, one says that there is none."""
+    name = fresh_name("late")
+    thread = threading.Timer(0.5, manager.ensure_table, [name, 2])
+    thread.start()
+    try:
+        assert manager.existing([name])[name].partitions == 2
+        assert manager.config(name)["cleanup.policy"] == "compact"
+    finally:
+        thread.join()

@@ -221,14 +221,16 @@ class Ledger:
 class Load:
     """Posts messages at a steady rate from a thread of its own until it is stopped.
 
-    Each sender's messages go one after the other, so message_sent holds them in the order of the generator.
+    Each sender's messages go one after the other, so message_sent holds them in the order of the generator. What is not
+    accepted ends the load; or, if `unsure` is allowed, an answer of 503 is noted, and the next message is sent.
     """
 
-    def __init__(self, messaging: Messaging, messages: Iterator[Message], *, rate: float) -> None:
+    def __init__(self, messaging: Messaging, messages: Iterator[Message], *, rate: float, unsure: bool = False) -> None:
         self.ledger = Ledger()
         self._messaging = messaging
         self._messages = messages
         self._rate = rate
+        self._unsure = unsure
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -279,6 +281,8 @@ class Load:
             self.ledger.acknowledged[message] += 1
         else:
             self.ledger.unknown[message] += 1
+            if self._unsure and answer.status == 503:
+                return
             raise AssertionError(f"{message}: {answer.status} {text.decode(errors='replace')}")
 
 

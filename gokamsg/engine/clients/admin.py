@@ -3,7 +3,9 @@
 Nothing here decides what a topic should look like; that is engine/topics.py.
 """
 
+import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,9 @@ from kafka.protocol.consumer import IsolationLevel
 
 from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, connect, connecting
 from gokamsg.engine.clients.reader import TopicPart
-from gokamsg.errors import TopicError
+from gokamsg.errors import BrokerUnavailableError, TopicError
+
+SETTLE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -140,12 +144,46 @@ class Admin:
             )
         return topics
 
-    def topic_config(self, name: str) -> dict[str, str]:
-        """Every setting of the topic, defaults included."""
+    def existing_topics(self, names: Collection[str], timeout_s: float = SETTLE_S) -> dict[str, Topic]:
+        """The same, for topics that should be there: a new one is not known to every broker at once, so one that is
+        missing is asked for again until the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = self.describe_topics(names)
+            if found.keys() >= set(names) or time.monotonic() >= deadline:
+                return found
+            time.sleep(0.1)
+
+    def topic_config(self, name: str, timeout_s: float = SETTLE_S) -> dict[str, str]:
+        """Every setting of the topic, defaults included; a new topic is waited for as in existing_topics()."""
         resource = ConfigResource(ConfigResourceType.TOPIC, name)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with connecting(self._config), suppress(kafka_errors.UnknownTopicOrPartitionError):
+                found = self._admin.describe_configs([resource], config_filter="all")
+                if entries := found.get("topic", {}).get(name):
+                    return {key: str(entry["value"]) for key, entry in entries.items()}
+            if time.monotonic() >= deadline:
+                raise TopicError(f"missing topic {name!r}; create it with: gokamsg topics create")
+            time.sleep(0.1)
+
+    def topic_sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Bytes on disk of each topic, of one replica (the largest) of each partition.
+
+        Raises BrokerUnavailableError when a broker does not tell, for want of the right to ask or of the API.
+        """
+        largest: dict[TopicPart, int] = {}
         with connecting(self._config):
-            found = self._admin.describe_configs([resource], config_filter="all")
-        return {key: str(entry["value"]) for key, entry in found["topic"].get(name, {}).items()}
+            answers = self._admin.describe_log_dirs(list(names))
+        for directory in (directory for answer in answers for directory in answer["log_dirs"]):
+            error = kafka_errors.for_code(directory["error_code"])
+            if error is not kafka_errors.NoError:
+                raise BrokerUnavailableError(f"a broker does not tell the sizes of its logs: {error.__name__}")
+            for topic in directory["topics"]:
+                for part in topic["partitions"]:
+                    place = (topic["name"], part["partition_index"])
+                    largest[place] = max(largest.get(place, 0), part["partition_size"])
+        return {name: sum(size for place, size in largest.items() if place[0] == name) for name in names}
 
     def high_watermarks(self, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
         """The end of each log, pending transactions included."""

@@ -9,6 +9,7 @@ BrokerUnavailableError, one sentence, within five seconds when nobody answers.
 import logging
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
 
-from gokamsg.engine.clients.connection import ClosingSocket, bound, tls_context
+from gokamsg.engine.clients.connection import Attempts, ClosingSocket, bound, tls_context
 from gokamsg.errors import BrokerUnavailableError, UsageError
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ _PROPERTIES = {
     "client.dns.lookup": "client_dns_lookup",
 }
 _HANDLED = {"sasl.jaas.config", "ssl.endpoint.identification.algorithm", "ssl.truststore.type", "ssl.keystore.type"}
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_WITH_PASSWORD = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_MECHANISMS = (*_WITH_PASSWORD, "GSSAPI")
 _JAAS = re.compile(r"""\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^\s;]+))""")
 
 
@@ -53,7 +57,7 @@ class ClientConfig:
 
     brokers: tuple[str, ...] | str
     client_id: str = "gokamsg"
-    properties: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     request_timeout_ms: int = 10_000
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 1_000
@@ -115,10 +119,11 @@ def connect(
     if all(reasons):
         raise BrokerUnavailableError(_nobody(config, "; ".join(filter(None, reasons))))
     inner: list[KafkaNetClient] = []
+    attempts = Attempts()
     kind = settings.get("kafka_client", KafkaNetClient)
 
     def make_inner(**inner_settings: Any) -> KafkaNetClient:
-        inner.append(bound(kind(**inner_settings)))
+        inner.append(bound(kind(**inner_settings), attempts))
         return inner[-1]
 
     settings |= {
@@ -126,9 +131,11 @@ def connect(
         "ssl_context": tls,
         "bootstrap_timeout_ms": max(500, int((timeout_s - (time.monotonic() - started)) * 1000)),
     }
-    with connecting(config):
+    with connecting(config, attempts):
         try:
-            return build(**{**config.common(), **settings})
+            client = build(**{**config.common(), **settings})
+            attempts.over = True
+            return client
         except BaseException:
             for client in inner:  # kafka-python leaves its thread and sockets behind when a constructor fails
                 client.close()
@@ -136,16 +143,23 @@ def connect(
 
 
 @contextmanager
-def connecting(config: ClientConfig) -> Iterator[None]:
-    """Turns kafka-python's errors into one sentence for a person."""
+def connecting(config: ClientConfig, attempts: Attempts | None = None) -> Iterator[None]:
+    """Turns kafka-python's errors into one sentence for a person; `attempts` know more of why a client got nowhere."""
     try:
         yield
+    except kafka_errors.UnsupportedSaslMechanismError as error:
+        raise BrokerUnavailableError(
+            f"Kafka at {_list(config)} does not know sasl.mechanism {config.security.get('sasl_mechanism')}; "
+            "ask for the one that its listener has"
+        ) from error
     except (kafka_errors.SaslAuthenticationFailedError, kafka_errors.AuthorizationError) as error:
         raise BrokerUnavailableError(
-            f"Kafka at {_list(config)} refuses us: {_text(error)}; check sasl.mechanism, user name and password"
+            f"Kafka at {_list(config)} refuses us: {_said(error)}; check sasl.mechanism, user name and password"
         ) from error
     except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError) as error:
-        raise BrokerUnavailableError(_nobody(config, _cause(config, error))) from error
+        if attempts is not None and (refusal := _refused_in_tls(config, attempts.refusal)):
+            raise BrokerUnavailableError(refusal) from error
+        raise BrokerUnavailableError(_nobody(config, _cause(config, error, attempts))) from error
     except kafka_errors.IncompatibleBrokerVersion as error:
         raise BrokerUnavailableError(
             f"{_list(config)} is no Kafka broker that we can use: {_text(error)}; Kafka 2.5 or later is needed"
@@ -170,14 +184,56 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _cause(config: ClientConfig, error: Exception) -> str:
+def _refused_in_tls(config: ClientConfig, refusal: Exception | None) -> str | None:
+    """What to say of a TLS connection that one side does not want; None if that is not why."""
+    if refusal is None:
+        return None
+    cause = refusal.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = cause.verify_message.rstrip(".")
+        what = "the address in --brokers" if "mismatch" in why else "ssl.ca.location"
+        return f"Kafka at {_list(config)} is not to be trusted: its certificate does not verify ({why}); check {what}"
+    if isinstance(cause, ssl.SSLError):
+        return f"{_list(config)} does not speak TLS; check security.protocol and the port"
+    return (
+        f"Kafka at {_list(config)} wants a certificate of ours that it trusts; set ssl.certificate.location and "
+        "ssl.key.location, or ssl.keystore.location"
+    )
+
+
+def _cause(config: ClientConfig, error: Exception, attempts: Attempts | None) -> str:
     protocol = config.security.get("security_protocol", "PLAINTEXT")
     if isinstance(error, kafka_errors.KafkaTimeoutError) and not all(_refusal(a, 0.5) for a in config.addresses):
+        # Who hangs up, or answers nonsense, may want TLS; who says nothing at all would only cost more time.
+        no_kafka = (kafka_errors.KafkaConnectionError, kafka_errors.KafkaProtocolError)
+        answered = attempts is not None and isinstance(attempts.failure, no_kafka)
+        if answered and not protocol.endswith("SSL") and any(_speaks_tls(a, 1.0) for a in config.addresses):
+            return f"something listens that speaks TLS, and not {protocol}; set security.protocol to SSL or SASL_SSL"
+        if attempts is not None and attempts.connected and not protocol.startswith("SASL"):
+            return (
+                f"something listens, but does not serve clients that speak {protocol}; it may want a login: check "
+                "security.protocol"
+            )
         return (
             f"something listens, but does not answer as a Kafka broker speaking {protocol} within "
             f"{BOOTSTRAP_TIMEOUT_S:.0f} s; check security.protocol, certificates and the port"
         )
     return "; ".join(filter(None, (_refusal(a, 0.5) for a in config.addresses))) or _text(error)
+
+
+def _speaks_tls(address: str, timeout_s: float) -> bool:
+    """Whether a TLS handshake is answered there, by whomever."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(_host_and_port(address), timeout=timeout_s) as plain,
+            context.wrap_socket(plain) as wrapped,
+        ):
+            return wrapped.version() is not None
+    except OSError:
+        return False
 
 
 def _refusal(address: str, timeout_s: float) -> str | None:
@@ -222,12 +278,27 @@ def _security(properties: Mapping[str, str]) -> dict[str, Any]:
         found = {name: next(filter(None, values), "") for name, *values in _JAAS.findall(jaas)}
         if "username" not in found or "password" not in found:
             raise UsageError("client property 'sasl.jaas.config' holds no username and password")
-        settings["sasl_plain_username"], settings["sasl_plain_password"] = found["username"], found["password"]
+        for name, value in found.items():
+            settings[f"sasl_plain_{name}"] = re.sub(r"\\(.)", r"\1", value)
     if properties.get("ssl.endpoint.identification.algorithm", "https") == "":
         settings["ssl_check_hostname"] = False
     if "security_protocol" in settings:
         settings["security_protocol"] = settings["security_protocol"].upper()
+        _check_login(settings)
     return settings
+
+
+def _check_login(settings: Mapping[str, Any]) -> None:
+    protocol, mechanism = settings["security_protocol"], settings.get("sasl_mechanism")
+    if protocol not in _PROTOCOLS:
+        raise UsageError(f"security.protocol is {protocol!r}; it can be {', '.join(_PROTOCOLS)}")
+    if not protocol.startswith("SASL"):
+        return
+    if mechanism not in _MECHANISMS:
+        given = "missing" if mechanism is None else repr(mechanism)
+        raise UsageError(f"sasl.mechanism is {given}; with {protocol} it can be {', '.join(_MECHANISMS)}")
+    if mechanism in _WITH_PASSWORD and not {"sasl_plain_username", "sasl_plain_password"} <= settings.keys():
+        raise UsageError(f"sasl.mechanism {mechanism} needs sasl.username and sasl.password, or sasl.jaas.config")
 
 
 def _list(config: ClientConfig) -> str:
@@ -240,3 +311,8 @@ def _nobody(config: ClientConfig, why: str) -> str:
 
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def _said(error: BaseException) -> str:
+    """What the broker said, without the error's names and number that kafka-python puts before it."""
+    return re.sub(r"^(\[Error \d+\] |\w+Error: )+", "", _text(error)).rstrip(".")

@@ -4,6 +4,10 @@
 - A TLS handshake that the other side does not answer ends with the connection's time limit; kafka-python's has none,
   and with it a client's constructor would never return.
 - Certificates are loaded once, and what is wrong with them is said before anything is connected.
+- What the other side says before it closes is read; kafka-python drops it when both arrive together, such as the reason
+  of a refused password.
+- While a client is built, a refusal that trying again cannot change (password, certificate) ends it at once;
+  kafka-python tries until its time is over, and then says only that.
 """
 
 import socket
@@ -33,9 +37,59 @@ class ClosingSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has n
             raise
 
 
-def bound(client: KafkaNetClient) -> KafkaNetClient:
-    """The client, with handshakes that end."""
+class Attempts:
+    """What became of a client's connections while it is built. Written by kafka-python's thread."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.failure: Exception | None = None
+        self.refusal: Exception | None = None
+        self.over = False
+
+    def made(self, _: object) -> None:
+        self.connected = True
+
+    def failed(self, error: Exception) -> None:
+        self.failure = error
+        cause = error.__cause__
+        untrusted = isinstance(cause, ssl.SSLCertVerificationError)
+        no_tls = isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER"
+        if untrusted or no_tls or isinstance(error, _FINAL) or _wants_certificate(error):
+            self.refusal = error
+
+
+_FINAL = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.AuthorizationError,
+    kafka_errors.KafkaConfigurationError,
+)
+
+
+def _wants_certificate(error: Exception) -> bool:
+    """With TLS 1.3 the other side says so in its first answer, after the handshake."""
+    said = str(error)
+    return "_ALERT_" in said and ("CERTIFICATE" in said or "UNKNOWN_CA" in said)
+
+
+def bound(client: KafkaNetClient, attempts: Attempts) -> KafkaNetClient:
+    """The client, with handshakes that end and with its attempts noted."""
     manager = client._manager
+    get_connection, bootstrap_brokers = manager.get_connection, manager.cluster.bootstrap_brokers
+
+    def noted_connection(*args: Any, **kwargs: Any) -> Any:
+        connection = get_connection(*args, **kwargs)
+        if not attempts.over:
+            connection._init_future.add_callback(attempts.made)
+            connection._init_future.add_errback(attempts.failed)
+        return connection
+
+    def brokers_to_try() -> Any:
+        if attempts.refusal is not None and not attempts.over:
+            raise attempts.refusal
+        return bootstrap_brokers()
+
+    manager.get_connection, manager.cluster.bootstrap_brokers = noted_connection, brokers_to_try
 
     async def build_transport(node: Any, timeout_at: float | None = None) -> Any:
         config, net = manager.config, manager._net
@@ -54,6 +108,13 @@ def bound(client: KafkaNetClient) -> KafkaNetClient:
         finally:
             if timer is not None:
                 net.cancel(timer)
+        receive = transport._sock_recv
+
+        def last_words() -> tuple[bytes, Exception | None]:
+            data, error = receive()
+            return data, None if data else error
+
+        transport._sock_recv = last_words
         return transport
 
     manager._build_transport = build_transport
@@ -64,11 +125,18 @@ def tls_context(security: Mapping[str, Any]) -> ssl.SSLContext | None:
     """What the TLS settings mean, None for connections without; UsageError when a file is missing or no PEM file."""
     if security.get("security_protocol") not in ("SSL", "SASL_SSL"):
         return None
+    # An empty password in place of none: OpenSSL would ask for it on the terminal.
+    settings = {**KafkaSSLTransport.DEFAULT_CONFIG, **security, "ssl_password": security.get("ssl_password") or ""}
     try:
-        context = KafkaSSLTransport._build_ssl_context({**KafkaSSLTransport.DEFAULT_CONFIG, **security})
+        context = KafkaSSLTransport._build_ssl_context(settings)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        files = [str(value) for name, value in security.items() if name.endswith("file")]
-        raise UsageError(f"the TLS files {', '.join(files)} cannot be used: {error}") from error
+        files = dict.fromkeys(str(value) for name, value in security.items() if name.endswith("file"))
+        reason: object = error
+        if isinstance(error, OSError) and error.filename is None and settings["ssl_certfile"]:
+            with suppress(OSError, ValueError):
+                KafkaSSLTransport._build_ssl_context({**settings, "ssl_certfile": None})
+                reason = "they hold no certificate with a private key that ssl.key.password opens"
+        raise UsageError(f"the TLS files {', '.join(files)} cannot be used: {reason}") from error
     assert isinstance(context, ssl.SSLContext)
     return context
 
