@@ -11,8 +11,8 @@
    several instances of a group, bad records. Offsets have holes where transactions ended, as on Kafka.
 3. Crashes: with `crash_rate` a processor is killed at a step (a call of a client, or between two records) with that
    probability, with `crash_at` at the steps of these numbers; in half of the cases it loses its local tables too. It
-   is started again, and goes on from what was committed. With `trouble_rate` so many commits are refused, so many get
-   lost, and of so many the answer gets lost.
+   is started again, and goes on from what was committed. With `trouble_rate` so many commits are refused, so many
+   get lost, of so many the answer gets lost, and so many reads of tables fail.
 4. The clock stands still until advance().
 
 What cannot be tried here: what takes real time (timeouts, slow callbacks), the network, and Kafka itself. A callback's
