@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,14 +26,16 @@ from gokamsg.errors import ProcessingError, TopicError, UsageError
 TEXT = ["to be or not to be", "that is the question", "whether tis nobler", "in the mind to suffer", "to be"]
 
 
-def word_count() -> GroupGraph:
-    """Counts words by way of its loop, and emits each new count."""
+def word_count(takes: Callable[[], None] = lambda: None) -> GroupGraph:
+    """Counts words by way of its loop, and emits each new count. `takes` is called for each line and word."""
 
     def split(context: Context, line: str) -> None:
+        takes()
         for word in line.split():
             context.loopback(word, 1)
 
     def count(context: Context, one: int) -> None:
+        takes()
         context.set_value((context.value() or 0) + one)
         context.emit("counts", context.key(), f"{context.value()}")
 
@@ -233,6 +236,27 @@ def test_commits_that_are_refused_or_not_answered_change_nothing(seed: int, opti
             check(tester, word_count(), instances=1 + number % 2, **options)
             aborts += sum(processor.status().aborts for processor in tester._processors)
     assert aborts > 0
+
+
+def test_slow_callbacks_are_cut_into_transactions_and_nothing_changes(seed: int) -> None:
+    """Invariant as above, where a transaction reaches its age between two records of a batch."""
+    for number in range(6):
+        with Tester(partitions=2, seed=seed + number, trouble_rate=0.05, crash_rate=0.005 * (number % 2)) as tester:
+            check(tester, word_count(lambda: tester.advance(0.2)))
+    with Tester(partitions=1) as tester:
+        processor = tester.processor(word_count(lambda: tester.advance(0.2)))
+        feed(tester)
+        words = sum(EXPECTED.values())
+        assert processor.status().commits >= (len(TEXT) + words) // 3
+
+
+def test_a_callback_that_outlasts_the_transaction_is_named() -> None:
+    with Tester() as tester:
+        tester.processor(word_count(lambda: tester.advance(9)))
+        with pytest.raises(
+            ProcessingError, match=r"record lines/\d@0 took 9\.0 s, longer than the transaction timeout"
+        ):
+            tester.consume("lines", "a", "to be")
 
 
 def test_at_least_once_loses_nothing_and_a_crash_may_double() -> None:
