@@ -210,12 +210,13 @@ DIFFERENT: dict[str, str] = {
     "timestamp of a record without one": "1970, which is Python's way of saying zero",
     "outputs in the stats": "are counted per processor, not per partition, with the records' keys and headers",
     "emitting after finish()": "raises, where Goka breaks the promise",
-    "iterators of views": "are Python's: they need no Release, and a range begins where Seek would go",
+    "iterators of views": "are Python's: they need no Release, a range begins where Seek would go, and rows that are"
+    " written meanwhile are seen or not",
     "suffixes of tables and loops": "`-table` and `-loop` always: changed in one process only, they would part a group",
     "channel sizes, backoff, client builders, loggers": "no options: clients retry by themselves, batches bound memory,"
     " logs go to Python's logging, and the tester replaces clients",
     "sarama's configuration": "`ClientConfig` takes a standard client properties file; acknowledgements are always"
-    " those of all in-sync replicas",
+    " those of all in-sync replicas, producers are idempotent, and send what they have at once and uncompressed",
 }
 
 

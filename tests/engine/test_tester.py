@@ -18,6 +18,7 @@ from gokamsg.engine import (
     Output,
     Persist,
     String,
+    TestedProcessor,
     Tester,
     define_group,
 )
@@ -62,12 +63,12 @@ def feed(tester: Tester) -> None:
     tester.catchup()
 
 
-def check(tester: Tester, graph: GroupGraph, instances: int = 1, **options: Any) -> None:
+def check(tester: Tester, graph: GroupGraph, instances: int = 1, **options: Any) -> list[TestedProcessor]:
     """Tables, outputs and a view hold every word once and in order, whatever happens on the way."""
-    counts = tester.emitter("counts", String()) and tester.new_queue_tracker("counts")
+    tester.emitter("counts", String())
+    counts = tester.new_queue_tracker("counts")
     view = tester.view("words-table", Int64())
-    for _ in range(instances):
-        tester.processor(graph, **options)
+    processors = [tester.processor(graph, **options) for _ in range(instances)]
     feed(tester)
     assert counted(tester) == EXPECTED
     assert dict(view.iterator()) == EXPECTED
@@ -75,6 +76,7 @@ def check(tester: Tester, graph: GroupGraph, instances: int = 1, **options: Any)
     for word, count in counts.rest():
         emitted.setdefault(word, []).append(count)
     assert emitted == {word: [str(n + 1) for n in range(total)] for word, total in EXPECTED.items()}
+    return processors
 
 
 @pytest.mark.goka("tester: consume", "tester: table_value", "tester: get_table_keys", "tester: several partitions")
@@ -233,8 +235,8 @@ def test_commits_that_are_refused_or_not_answered_change_nothing(seed: int, opti
     aborts = 0
     for number in range(8):
         with Tester(partitions=3, seed=seed + number, trouble_rate=0.15, crash_rate=0.005 * (number % 2)) as tester:
-            check(tester, word_count(), instances=1 + number % 2, **options)
-            aborts += sum(processor.status().aborts for processor in tester._processors)
+            processors = check(tester, word_count(), instances=1 + number % 2, **options)
+            aborts += sum(processor.status().aborts for processor in processors)
     assert aborts > 0
 
 

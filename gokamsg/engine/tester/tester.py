@@ -20,7 +20,7 @@ defer_commit() must be completed in the callback or by another thread.
 """
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -154,15 +154,16 @@ class Tester:
         key: bytes | None,
         value: bytes | None,
         *,
-        headers: Mapping[str, bytes | None] | None = None,
+        headers: Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]] | None = None,
         timestamp: dt.datetime | None = None,
         hasher: Hasher = fnv1a32,
     ) -> None:
-        """Write a record of these bytes, and run nothing yet."""
+        """Write a record of these bytes, and run nothing yet. Headers in a sequence may have one name twice."""
         stored = self._topic(topic)
         at = self._broker.now if timestamp is None else timestamp.timestamp()
         builder = BatchBuilder()
-        builder.append(key, value, int(at * 1000), tuple((headers or {}).items()))
+        pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
+        builder.append(key, value, int(at * 1000), tuple(pairs))
         stored.append(partition_of(key or b"", len(stored.logs), hasher), builder)
 
     def run(self, turns: int = 1) -> None:
