@@ -205,8 +205,8 @@ DIFFERENT: dict[str, str] = {
     "key `__offset` in a table": "is a key like any other: the position is kept beside the rows",
     "errors over HTTP": "answered with 4xx and 5xx and a sentence, where the example answers 200",
     "hash 0x80000000": "views find it where producers put it, where Goka's crash",
-    "errors in callbacks": "exceptions; any exception of a callback counts, and `on_error` decides between stopping and"
-    " skipping the record",
+    "errors in callbacks": "exceptions; any exception of a callback counts, and `on_error` decides between quarantine,"
+    " stopping and skipping the record",
     "timestamp of a record without one": "1970, which is Python's way of saying zero",
     "outputs in the stats": "are counted per processor, not per partition, with the records' keys and headers",
     "emitting after finish()": "raises, where Goka breaks the promise",

@@ -88,9 +88,9 @@ class Tester:
     # --- programs -----------------------------------------------------------------------------------------------
 
     def processor(self, graph: GroupGraph, **options: Any) -> TestedProcessor:
-        """A processor of this graph, with the options of ProcessorOptions (without a state_dir). Its topics are made
-        if they do not exist. Calling it again for the same graph adds an instance to the group. UsageError when a
-        topic has another codec already."""
+        """A processor of this graph, with the options of ProcessorOptions; `on_error` is "stop" unless given, so that a
+        test sees what goes wrong. Its topics are made if they do not exist. Calling it again for the same graph adds an
+        instance to the group. UsageError when a topic has another codec already."""
         for edge in graph.all_edges():
             self._register(edge.topic, edge.codec)
         own = {edge.topic for edge in (graph.loop_stream, graph.group_table) if edge is not None}
