@@ -205,17 +205,18 @@ DIFFERENT: dict[str, str] = {
     "key `__offset` in a table": "is a key like any other: the position is kept beside the rows",
     "errors over HTTP": "answered with 4xx and 5xx and a sentence, where the example answers 200",
     "hash 0x80000000": "views find it where producers put it, where Goka's crash",
-    "errors in callbacks": "exceptions; any exception of a callback counts, and `on_error` decides between stopping and"
-    " skipping the record",
+    "errors in callbacks": "exceptions; any exception of a callback counts, and `on_error` decides between quarantine,"
+    " stopping and skipping the record",
     "timestamp of a record without one": "1970, which is Python's way of saying zero",
     "outputs in the stats": "are counted per processor, not per partition, with the records' keys and headers",
     "emitting after finish()": "raises, where Goka breaks the promise",
-    "iterators of views": "are Python's: they need no Release, and a range begins where Seek would go",
+    "iterators of views": "are Python's: they need no Release, a range begins where Seek would go, and rows that are"
+    " written meanwhile are seen or not",
     "suffixes of tables and loops": "`-table` and `-loop` always: changed in one process only, they would part a group",
     "channel sizes, backoff, client builders, loggers": "no options: clients retry by themselves, batches bound memory,"
     " logs go to Python's logging, and the tester replaces clients",
     "sarama's configuration": "`ClientConfig` takes a standard client properties file; acknowledgements are always"
-    " those of all in-sync replicas",
+    " those of all in-sync replicas, producers are idempotent, and send what they have at once and uncompressed",
 }
 
 

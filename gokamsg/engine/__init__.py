@@ -10,6 +10,8 @@ its public interface; everything else may change.
     Processor(ClientConfig("localhost:9092"), graph, ProcessorOptions(state_dir=Path("state"))).run()
 """
 
+from typing import TYPE_CHECKING, Any
+
 from gokamsg.engine.clients import Admin, ClientConfig, ClusterInfo, check_broker
 from gokamsg.engine.codec import Bytes, Codec, Int64, Json, String
 from gokamsg.engine.context import Context
@@ -35,10 +37,12 @@ from gokamsg.engine.stats import ProcessorStats, ProcessorStatus
 from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
 from gokamsg.engine.table_reader import RestoreProgress
 from gokamsg.engine.tail import Tail, TailRecord
-from gokamsg.engine.tester import QueueTracker, TestedProcessor, Tester
 from gokamsg.engine.topics import TopicManager
 from gokamsg.engine.updates import Rows, UpdateCallback, UpdateContext, default_update
 from gokamsg.engine.view import View
+
+if TYPE_CHECKING:
+    from gokamsg.engine.tester import QueueTracker, TestedProcessor, Tester
 
 __all__ = [
     "GUARANTEES",
@@ -98,3 +102,12 @@ __all__ = [
     "loop_of",
     "table_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The tester's names: imported by who asks for them, as workers and commands have no use for them."""
+    if name in ("QueueTracker", "TestedProcessor", "Tester"):
+        from gokamsg.engine import tester
+
+        return getattr(tester, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ Counted by the owner's thread, per batch; a snapshot may be taken from any threa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
@@ -24,7 +24,7 @@ class InputStats:
     bytes: int = 0
     last_offset: int = -1
     offset_lag: int | None = None  # records behind; None when it is not known (yet)
-    delay_s: float = 0.0  # how old the last record was when it was handled
+    delay_s: float = 0.0  # how old the newest record of the last batch was when it was handled
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,13 @@ class InputCount:
         self.last_offset = -1
         self.delay_s = 0.0
 
-    def add(self, values: Iterable[bytes | None], count: int, last_offset: int, delay_s: float = 0.0) -> None:
+    def add(self, values: Collection[bytes | None], count: int, last_offset: int, delay_s: float = 0.0) -> None:
         """One batch more."""
         self.count += count
-        self.bytes += sum(map(len, filter(None, values)))
+        try:
+            self.bytes += sum(map(len, values))  # type: ignore[arg-type]
+        except TypeError:  # null values are rare
+            self.bytes += sum(map(len, filter(None, values)))
         self.last_offset = last_offset
         self.delay_s = delay_s
 

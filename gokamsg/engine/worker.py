@@ -97,6 +97,8 @@ class Worker:
             self._tell(str(error))
             if self._transaction.is_open:
                 self._recover()
+            else:
+                self._rewind()
 
     def _turn(self) -> None:
         if self._unsettled:
@@ -247,15 +249,17 @@ class Worker:
 
     def _roll_back(self) -> None:
         self._visits.abort("its transaction was aborted")
-        progress = list(self._transaction.progress)
-        if not self._transaction.abort(self._assignment):
+        if self._transaction.abort(self._assignment):
+            self._rewind()
+        else:
             self._recover()
-            return
-        # kafka-python does not rewind: every input goes back to where its transaction began.
+
+    def _rewind(self) -> None:
+        """Every input goes back to its last commit, also where nothing was handled since: of a poll that was broken off
+        half-way, the rest has been handed out, and kafka-python does not rewind by itself."""
         assigned = self._inputs.assignment()
-        for topic, partition in progress:
-            position = self._assignment.positions.get((topic, partition))
-            if position is not None and (topic, partition) in assigned:
+        for (topic, partition), position in self._assignment.positions.items():
+            if (topic, partition) in assigned:
                 self._inputs.seek(topic, partition, position)
 
     def _recover(self) -> None:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from gokamsg.engine import (
     Output,
     Persist,
     String,
+    TestedProcessor,
     Tester,
     define_group,
 )
@@ -25,14 +27,16 @@ from gokamsg.errors import ProcessingError, TopicError, UsageError
 TEXT = ["to be or not to be", "that is the question", "whether tis nobler", "in the mind to suffer", "to be"]
 
 
-def word_count() -> GroupGraph:
-    """Counts words by way of its loop, and emits each new count."""
+def word_count(takes: Callable[[], None] = lambda: None) -> GroupGraph:
+    """Counts words by way of its loop, and emits each new count. `takes` is called for each line and word."""
 
     def split(context: Context, line: str) -> None:
+        takes()
         for word in line.split():
             context.loopback(word, 1)
 
     def count(context: Context, one: int) -> None:
+        takes()
         context.set_value((context.value() or 0) + one)
         context.emit("counts", context.key(), f"{context.value()}")
 
@@ -59,12 +63,12 @@ def feed(tester: Tester) -> None:
     tester.catchup()
 
 
-def check(tester: Tester, graph: GroupGraph, instances: int = 1, **options: Any) -> None:
+def check(tester: Tester, graph: GroupGraph, instances: int = 1, **options: Any) -> list[TestedProcessor]:
     """Tables, outputs and a view hold every word once and in order, whatever happens on the way."""
-    counts = tester.emitter("counts", String()) and tester.new_queue_tracker("counts")
+    tester.emitter("counts", String())
+    counts = tester.new_queue_tracker("counts")
     view = tester.view("words-table", Int64())
-    for _ in range(instances):
-        tester.processor(graph, **options)
+    processors = [tester.processor(graph, **options) for _ in range(instances)]
     feed(tester)
     assert counted(tester) == EXPECTED
     assert dict(view.iterator()) == EXPECTED
@@ -72,6 +76,7 @@ def check(tester: Tester, graph: GroupGraph, instances: int = 1, **options: Any)
     for word, count in counts.rest():
         emitted.setdefault(word, []).append(count)
     assert emitted == {word: [str(n + 1) for n in range(total)] for word, total in EXPECTED.items()}
+    return processors
 
 
 @pytest.mark.goka("tester: consume", "tester: table_value", "tester: get_table_keys", "tester: several partitions")
@@ -217,14 +222,43 @@ def test_instances_that_come_and_go_while_they_work_change_nothing(seed: int, op
             assert Counter(word for word, _ in counts.rest()) == expected
 
 
-def test_commits_that_are_refused_or_not_answered_change_nothing(seed: int) -> None:
-    """Invariant as above: a worker takes back what was refused, and finds out what became of what was not answered."""
+KINDS: list[dict[str, Any]] = [{}, {"commit_bytes": 1}, {"hot_standby": True}]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=["drained", "small", "standby"])
+def test_commits_that_are_refused_or_not_answered_change_nothing(seed: int, options: dict[str, Any]) -> None:
+    """Invariant as above: a worker takes back what was refused, and finds out what became of what was not answered.
+
+    With small commits they come between the batches of one poll. The rest of that poll was lost once: the inputs went
+    back to where they stood only where something had been handled since the last commit.
+    """
     aborts = 0
     for number in range(8):
         with Tester(partitions=3, seed=seed + number, trouble_rate=0.15, crash_rate=0.005 * (number % 2)) as tester:
-            check(tester, word_count(), instances=1 + number % 2)
-            aborts += sum(processor.status().aborts for processor in tester._processors)
+            processors = check(tester, word_count(), instances=1 + number % 2, **options)
+            aborts += sum(processor.status().aborts for processor in processors)
     assert aborts > 0
+
+
+def test_slow_callbacks_are_cut_into_transactions_and_nothing_changes(seed: int) -> None:
+    """Invariant as above, where a transaction reaches its age between two records of a batch."""
+    for number in range(6):
+        with Tester(partitions=2, seed=seed + number, trouble_rate=0.05, crash_rate=0.005 * (number % 2)) as tester:
+            check(tester, word_count(lambda: tester.advance(0.2)))
+    with Tester(partitions=1) as tester:
+        processor = tester.processor(word_count(lambda: tester.advance(0.2)))
+        feed(tester)
+        words = sum(EXPECTED.values())
+        assert processor.status().commits >= (len(TEXT) + words) // 3
+
+
+def test_a_callback_that_outlasts_the_transaction_is_named() -> None:
+    with Tester() as tester:
+        tester.processor(word_count(lambda: tester.advance(9)))
+        with pytest.raises(
+            ProcessingError, match=r"record lines/\d@0 took 9\.0 s, longer than the transaction timeout"
+        ):
+            tester.consume("lines", "a", "to be")
 
 
 def test_at_least_once_loses_nothing_and_a_crash_may_double() -> None:

@@ -53,7 +53,12 @@ _JAAS = re.compile(r"""\b(username|password)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """Everything the clients of one process have in common."""
+    """Where the brokers are, and how all clients of one process reach them. UsageError when it cannot be used.
+
+    brokers: HOST:PORT, several separated by commas or in a tuple. properties: entries of a client properties file, for
+    TLS and SASL. request_timeout_ms: of one request. session_timeout_ms: a member of a group that is silent for so long
+    is put out of it. fetch_max_wait_ms: how long a broker holds a fetch that finds nothing.
+    """
 
     brokers: tuple[str, ...] | str
     client_id: str = "gokamsg"

@@ -17,6 +17,7 @@ from gokamsg.engine.records import BatchBuilder
 from gokamsg.engine.tester.broker import GroupMember, MemoryBroker, MemoryGroup
 from gokamsg.engine.tester.log import MemoryTransaction
 from gokamsg.errors import (
+    BrokerUnavailableError,
     FencedError,
     IdentityError,
     OutcomeUnknownError,
@@ -64,6 +65,7 @@ class _Reader:
 
     def end_offsets(self, partitions: Collection[TopicPart], *, read_committed: bool = False) -> dict[TopicPart, int]:
         self._life.step()
+        self._answered()
         if read_committed:
             return self._broker.stable_ends(partitions)
         return {part: self._broker.log(part).end for part in partitions}
@@ -73,6 +75,10 @@ class _Reader:
 
     def close(self) -> None:
         self._closed = True
+
+    def _answered(self) -> None:
+        if self._life.unanswered():
+            raise BrokerUnavailableError("no broker answers, by the tester's dice")
 
     def _fetch(self) -> Batches:
         fetched: Batches = {}
@@ -187,6 +193,7 @@ class MemoryTableConsumer(_Reader):
 
     def poll(self, timeout_s: float) -> Batches:
         self._life.step()
+        self._answered()
         return self._fetch()
 
     def behind(self) -> bool:

@@ -36,7 +36,7 @@ class TestedProcessor:
         self.error: Exception | None = None
         self._open_session = open_session
         self._catch_up = catch_up
-        self._options = ProcessorOptions(**{"state_dir": NO_DIRECTORY, **options})
+        self._options = ProcessorOptions(**{"state_dir": NO_DIRECTORY, "on_error": "stop", **options})
         self._disk = Disk()
         self._session: Session | None = None
         self._processor: Processor | None = None

@@ -93,7 +93,7 @@ class Session:
         return self._trouble_rate > 0 and self.broker.random.random() < self._trouble_rate
 
     def unanswered(self) -> bool:
-        """Whether this commit, or the answer to it, is lost on the way."""
+        """Whether this request, or the answer to it, is lost on the way."""
         return self.refused()
 
     def behind(self) -> bool:

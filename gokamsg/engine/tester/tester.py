@@ -11,8 +11,8 @@
    several instances of a group, bad records. Offsets have holes where transactions ended, as on Kafka.
 3. Crashes: with `crash_rate` a processor is killed at a step (a call of a client, or between two records) with that
    probability, with `crash_at` at the steps of these numbers; in half of the cases it loses its local tables too. It
-   is started again, and goes on from what was committed. With `trouble_rate` so many commits are refused, so many get
-   lost, and of so many the answer gets lost.
+   is started again, and goes on from what was committed. With `trouble_rate` so many commits are refused, so many
+   get lost, of so many the answer gets lost, and so many reads of tables fail.
 4. The clock stands still until advance().
 
 What cannot be tried here: what takes real time (timeouts, slow callbacks), the network, and Kafka itself. A callback's
@@ -20,7 +20,7 @@ defer_commit() must be completed in the callback or by another thread.
 """
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -88,9 +88,9 @@ class Tester:
     # --- programs -----------------------------------------------------------------------------------------------
 
     def processor(self, graph: GroupGraph, **options: Any) -> TestedProcessor:
-        """A processor of this graph, with the options of ProcessorOptions (without a state_dir). Its topics are made
-        if they do not exist. Calling it again for the same graph adds an instance to the group. UsageError when a
-        topic has another codec already."""
+        """A processor of this graph, with the options of ProcessorOptions; `on_error` is "stop" unless given, so that a
+        test sees what goes wrong. Its topics are made if they do not exist. Calling it again for the same graph adds an
+        instance to the group. UsageError when a topic has another codec already."""
         for edge in graph.all_edges():
             self._register(edge.topic, edge.codec)
         own = {edge.topic for edge in (graph.loop_stream, graph.group_table) if edge is not None}
@@ -154,15 +154,16 @@ class Tester:
         key: bytes | None,
         value: bytes | None,
         *,
-        headers: Mapping[str, bytes | None] | None = None,
+        headers: Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]] | None = None,
         timestamp: dt.datetime | None = None,
         hasher: Hasher = fnv1a32,
     ) -> None:
-        """Write a record of these bytes, and run nothing yet."""
+        """Write a record of these bytes, and run nothing yet. Headers in a sequence may have one name twice."""
         stored = self._topic(topic)
         at = self._broker.now if timestamp is None else timestamp.timestamp()
         builder = BatchBuilder()
-        builder.append(key, value, int(at * 1000), tuple((headers or {}).items()))
+        pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
+        builder.append(key, value, int(at * 1000), tuple(pairs))
         stored.append(partition_of(key or b"", len(stored.logs), hasher), builder)
 
     def run(self, turns: int = 1) -> None:
