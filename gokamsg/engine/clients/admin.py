@@ -18,7 +18,7 @@ from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, connect, co
 from gokamsg.engine.clients.reader import TopicPart
 from gokamsg.errors import BrokerUnavailableError, TopicError
 
-SETTLE_S = 2.0
+SETTLE_S = 5.0
 
 
 @dataclass(frozen=True)
