@@ -16,6 +16,7 @@ from gokamsg.commands import (  # noqa: F401 - they register
     load,
     messages,
     process,
+    quarantine,
     serve,
     status,
     topics,

@@ -20,9 +20,11 @@ from .errors import UsageError
 
 ROLE_NAMES = ("blocker", "collector", "detector", "filter", "translator")
 
+QUARANTINE = ("quarantine list", "quarantine show", "quarantine edit", "quarantine retry", "quarantine drop")
 ON_KAFKA = (
     *("serve", "process", "send", "feed", "block", "unblock", "translate"),
     *("topics create", "topics describe", "status"),
+    *QUARANTINE,
 )
 PRINTING = (*ON_KAFKA, "loadgen", "broker", "up")
 CLIENTS = (*ON_KAFKA, "up")
@@ -131,9 +133,24 @@ class Settings:
     role: tuple[str, ...] = setting(
         (),
         "Role to run, repeatable: " + ", ".join(ROLE_NAMES) + ", or all.",
-        commands=("process",),
+        commands=("process", *QUARANTINE),
         metavar="ROLE",
         default_text="all",
+        variants=dict.fromkeys(QUARANTINE, ("Role whose records are meant, repeatable.", "all")),
+    )
+    key: str | None = setting(
+        None,
+        "Only the records of this key.",
+        commands=("quarantine list", "quarantine retry"),
+        metavar="KEY",
+        default_text="all keys",
+    )
+    value: str | None = setting(
+        None,
+        "The record's new value; - reads it from standard input.",
+        commands=("quarantine edit",),
+        metavar="TEXT",
+        default_text="none: it has to be given",
     )
     workers: int = setting(1, "Worker processes for each role.", commands=("process", "up"), limits=(1, 64))
     guarantee: str = setting(
@@ -143,10 +160,10 @@ class Settings:
         choices=("exactly-once", "at-least-once"),
     )
     on_error: str = setting(
-        "stop",
-        "What to do with a record that cannot be processed: stop, or skip it.",
+        "quarantine",
+        "What to do with a record that cannot be processed: put it and the later ones of its key aside, skip it, stop.",
         commands=("process", "up"),
-        choices=("stop", "skip"),
+        choices=("quarantine", "skip", "stop"),
     )
     hot_standby: bool = setting(
         False,

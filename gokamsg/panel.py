@@ -20,8 +20,8 @@ READS = {
 
 Status = Mapping[str, Any]
 
-_COLUMNS = ("role", "state", "partitions", "records/s", "lag", "commit", "skipped", "reads")
-_NUMBERS = {"partitions", "records/s", "lag", "commit", "skipped"}
+_COLUMNS = ("role", "state", "partitions", "records/s", "lag", "commit", "bad", "parked", "reads")
+_NUMBERS = {"partitions", "records/s", "lag", "commit", "bad", "parked"}
 
 
 def panel(statuses: Mapping[str, Status], news: Sequence[str], *, width: int, url: str, uptime_s: float) -> list[str]:
@@ -78,7 +78,8 @@ def _row(name: str, status: Status) -> dict[str, str]:
         "records/s": f"{status.get('records_per_s', 0.0):,.0f}",
         "lag": f"{status.get('lag', 0):,}",
         "commit": f"{status.get('commit_ms', 0.0):,.1f} ms",
-        "skipped": f"{status.get('bad_records', 0):,}",
+        "bad": f"{status.get('bad_records', 0):,}",
+        "parked": f"{status.get('parked_records', 0):,}",
         "reads": READS.get(role, ""),
     }
 

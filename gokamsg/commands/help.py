@@ -74,6 +74,33 @@ HELP = {
         more="Partitions are those that some member of the group has; lag counts the records that it has not committed "
         "yet. Restores are shown of the workers on this machine that have the same state directory.",
     ),
+    "quarantine list": Help(
+        ("gokamsg quarantine list", "gokamsg quarantine list --role filter --key Bob --json"),
+        more="A record that could not be processed is put aside, and the later ones of its key stand behind it, in "
+        "order; other keys go on.",
+    ),
+    "quarantine show": Help(
+        ("gokamsg quarantine show message_sent/3/17",), short="Show one record, with its error and traceback."
+    ),
+    "quarantine edit": Help(
+        (
+            """gokamsg quarantine edit message_sent/3/17 --value '{"From":"Bob","To":"Alice","Content":"Hey!"}'""",
+            "gokamsg quarantine edit message_sent/3/17 --value - < mended.json",
+        ),
+        short="Replace the value of one record.",
+        more="It stays where it is until the key is retried.",
+    ),
+    "quarantine retry": Help(
+        ("gokamsg quarantine retry", "gokamsg quarantine retry --role filter --key Bob"),
+        short="Process the records of all keys, or of one.",
+        more="A key's records are processed in order, up to the first that fails again; with the last one the key is "
+        "free. It is done by the role's workers, so they have to run.",
+    ),
+    "quarantine drop": Help(
+        ("gokamsg quarantine drop message_sent/3/17",),
+        short="Remove one record for good.",
+        more="Those that stand behind it stay until the key is retried.",
+    ),
     "topics create": Help(
         ("gokamsg topics create", "gokamsg topics create --partitions 24 --replication 3 --retention 30d"),
         short="Create the topics.",

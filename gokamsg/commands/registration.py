@@ -35,14 +35,15 @@ app = typer.Typer(
     context_settings=CONTEXT,
     no_args_is_help=True,
 )
-topics_app = typer.Typer(
-    name="topics",
-    help="Create and describe the topics of the messaging service.",
-    rich_markup_mode=None,
-    context_settings=CONTEXT,
-    no_args_is_help=True,
-)
-app.add_typer(topics_app)
+PARENTS = {
+    name: typer.Typer(name=name, help=text, rich_markup_mode=None, context_settings=CONTEXT, no_args_is_help=True)
+    for name, text in (
+        ("topics", "Create and describe the topics of the messaging service."),
+        ("quarantine", "Look at the records that could not be processed; mend, retry or drop them."),
+    )
+}
+for parent in PARENTS.values():
+    app.add_typer(parent)
 
 Action = Callable[..., None]
 
@@ -85,9 +86,9 @@ def command(path: str, summary: str) -> Callable[[Action], Action]:
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        parent = topics_app if path.startswith("topics ") else app
-        parent.command(
-            path.split()[-1],
+        *above, name = path.split()
+        (PARENTS[above[0]] if above else app).command(
+            name,
             cls=PlainCommand,
             help=f"{summary}\n\n{text.more}".strip(),
             short_help=text.short or summary,

@@ -130,6 +130,8 @@ class Reporter:
                 "emitted": status.emitted,
                 "table_writes": status.table_writes,
                 "bad_records": status.bad_records,
+                "parked_records": status.parked_records,
+                "parked_keys": status.parked_keys,
                 "commits": status.commits,
                 "aborts": status.aborts,
                 "commit_ms": round(status.commit_ms, 2),

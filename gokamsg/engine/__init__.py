@@ -29,9 +29,11 @@ from gokamsg.engine.graph import (
     define_group,
 )
 from gokamsg.engine.hashing import Hasher, Partitioner, fnv1a32
-from gokamsg.engine.names import Group, Stream, Table, loop_of, table_of
+from gokamsg.engine.names import Group, Stream, Table, loop_of, quarantine_of, table_of
 from gokamsg.engine.options import GUARANTEES, NIL_HANDLING, ON_ERROR, STARTS, ProcessorOptions
 from gokamsg.engine.processor import Processor
+from gokamsg.engine.quarantine.client import QuarantineClient
+from gokamsg.engine.quarantine.record import ParkedRecord
 from gokamsg.engine.state import ProcessorState, ViewState
 from gokamsg.engine.stats import ProcessorStats, ProcessorStatus
 from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
@@ -68,6 +70,7 @@ __all__ = [
     "Loop",
     "MemoryStorage",
     "Output",
+    "ParkedRecord",
     "Partitioner",
     "Persist",
     "Processor",
@@ -76,6 +79,7 @@ __all__ = [
     "ProcessorStats",
     "ProcessorStatus",
     "Promise",
+    "QuarantineClient",
     "QueueTracker",
     "RecordPosition",
     "RestoreProgress",
@@ -100,6 +104,7 @@ __all__ = [
     "define_group",
     "fnv1a32",
     "loop_of",
+    "quarantine_of",
     "table_of",
 ]
 

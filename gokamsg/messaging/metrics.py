@@ -66,6 +66,8 @@ WORKER_GAUGES = {
     "records_per_s": "Records handled a second, lately.",
     "lag": "Records behind the ends of the inputs.",
     "table_lag": "Changelog records behind, over all tables that are followed.",
+    "parked_records": "Records in quarantine.",
+    "parked_keys": "Keys with records in quarantine.",
     "commit_ms": "Duration of the last commit in milliseconds.",
     "restoring": "1 while tables are being restored.",
 }

@@ -430,7 +430,7 @@ def test_bad_records_are_skipped_by_policy(messaging: Messaging) -> None:
 
 def test_a_bad_record_stops_the_worker_that_says_which(messaging: Messaging) -> None:
     """Restarted, it stops at the same record again; told to skip, it goes on behind it."""
-    worker = messaging.role("filter")
+    worker = messaging.role("filter", options=("--on-error", "stop"))
     messaging.running(worker, "filter")
     messaging.serve()
     messaging.post("Bob", "Alice", "before")
