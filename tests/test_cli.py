@@ -28,7 +28,8 @@ def test_help_lists_every_command_in_order() -> None:
     done = run_gokamsg("--help")
     listed = re.findall(r"^  ([a-z]+)  ", done.stdout.split("Commands:")[1], flags=re.MULTILINE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert " ".join(listed) == "up broker serve process loadgen send feed block unblock translate status topics"
+    commands = "up broker serve process loadgen send feed block unblock translate status topics quarantine"
+    assert " ".join(listed) == commands
     assert run_gokamsg().stdout == done.stdout
     assert run_gokamsg("-h").stdout == done.stdout
 
@@ -43,6 +44,7 @@ def test_a_commands_help_shows_its_settings_and_no_others(command: str) -> None:
 
 def test_the_list_of_commands_is_not_cut() -> None:
     listed = run_gokamsg("--help").stdout + run_gokamsg("topics", "--help").stdout
+    listed += run_gokamsg("quarantine", "--help").stdout
     assert "..." not in listed.split("Commands:", 1)[1].replace("[ARGS]...", "")
 
 
@@ -264,7 +266,7 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     assert json.loads(ok("block", "Bob", "--json")) == {"key": "Bob", **place}
     rows = [line.split(maxsplit=5) for line in ok("status").splitlines()]
     assert next(row[:4] for row in rows if row[0] == "collector") == ["collector", "1", "8", "0"]
-    assert next(row[5] for row in rows if row[0] == "detector") == "never ran"
+    assert next(row[5].split("  ") for row in rows if row[0] == "detector") == ["never ran", "0"]
 
     metrics = workers.wait_line(r"metrics: (http://\S+)")[1]
     import urllib.request

@@ -9,6 +9,7 @@ RUNNING = {
     "lag": 37,
     "commit_ms": 4.25,
     "bad_records": 2,
+    "parked_records": 3,
     "restoring": None,
     "notice": None,
 }
@@ -21,8 +22,8 @@ def shown(width: int, **changes: object) -> list[str]:
 
 def test_a_row_says_state_rate_lag_and_what_the_role_reads() -> None:
     lines = shown(120)
-    assert lines[0].split() == ["role", "state", "partitions", "records/s", "lag", "commit", "skipped", "reads"]
-    assert lines[1].split() == ["filter", "running", "8", "1,204", "37", "4.2", "ms", "2", "message_sent"]
+    assert lines[0].split() == ["role", "state", "partitions", "records/s", "lag", "commit", "bad", "parked", "reads"]
+    assert lines[1].split() == ["filter", "running", "8", "1,204", "37", "4.2", "ms", "2", "3", "message_sent"]
     assert "  Bob to Alice: Hey" in lines
     assert lines[-1] == "http://127.0.0.1:8080   up 1:02:05   q or Ctrl-C stops"
 

@@ -85,7 +85,7 @@ HELP = {
     "quarantine edit": Help(
         (
             """gokamsg quarantine edit message_sent/3/17 --value '{"From":"Bob","To":"Alice","Content":"Hey!"}'""",
-            "gokamsg quarantine edit message_sent/3/17 --value - < mended.json",
+            "gokamsg quarantine edit message_sent/3/17 --value -",
         ),
         short="Replace the value of one record.",
         more="It stays where it is until the key is retried.",

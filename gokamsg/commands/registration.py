@@ -39,7 +39,7 @@ PARENTS = {
     name: typer.Typer(name=name, help=text, rich_markup_mode=None, context_settings=CONTEXT, no_args_is_help=True)
     for name, text in (
         ("topics", "Create and describe the topics of the messaging service."),
-        ("quarantine", "Look at the records that could not be processed; mend, retry or drop them."),
+        ("quarantine", "Look at, mend, retry or drop bad records."),
     )
 }
 for parent in PARENTS.values():
