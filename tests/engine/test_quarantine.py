@@ -191,6 +191,27 @@ def test_records_that_cannot_be_decoded_keep_their_bytes_and_headers(
         eventually("all are counted", lambda: scene.table(f"{group}-table").get("Ann") == b"13", timeout_s=WITHIN_S)
 
 
+def test_a_record_as_large_as_a_topic_takes_is_kept_whole(
+    scene: Scene,  # noqa: F811
+    graph: GroupGraph,
+    handler: Handler,
+    tmp_path: Path,
+) -> None:
+    large = "x" * 999_000
+    handler.broken = {large}
+    scene.produce(_source(graph), [("Ann", large), ("Ann", "b")])
+    with scene.running(graph) as running:
+        _parked(running, 2)
+    with scene.running(graph, state_dir=tmp_path / "another") as running:
+        _parked(running, 2)
+        with _client(scene, graph) as quarantine:
+            first = _committed(quarantine, 2)[0]
+            assert first.value == large.encode()
+            assert quarantine.edit(first, b"a", WITHIN_S)
+            assert quarantine.retry(first, WITHIN_S)
+    assert _row(scene, graph, "Ann") == "a b "
+
+
 def test_loop_messages_of_a_parked_key_stand_behind_it(
     scene: Scene,  # noqa: F811
     topic: Any,  # noqa: F811

@@ -62,19 +62,23 @@ class QuarantineClient:
 
     def retry(self, record: ParkedRecord, timeout_s: float) -> bool:
         """Have all records of the record's key handled, in order. As for the others: whether it was done in time."""
-        return self._tell(record.partition, Command(RETRY, key=record.key), timeout_s)
+        free = lambda: not self.records(record.key_text)  # noqa: E731
+        return self._tell(record.partition, Command(RETRY, key=record.key), free, timeout_s)
 
     def drop(self, record: ParkedRecord, timeout_s: float) -> bool:
         """Have one record removed for good."""
-        return self._tell(record.partition, Command(DROP, name=record.name), timeout_s)
+        gone = lambda: self.record(record.name) is None  # noqa: E731
+        return self._tell(record.partition, Command(DROP, name=record.name), gone, timeout_s)
 
     def edit(self, record: ParkedRecord, value: bytes | None, timeout_s: float) -> bool:
         """Have one record's value replaced."""
-        return self._tell(record.partition, Command(EDIT, name=record.name, value=value), timeout_s)
+        gone = lambda: self.record(record.name) is None  # noqa: E731
+        return self._tell(record.partition, Command(EDIT, name=record.name, value=value), gone, timeout_s)
 
-    def _tell(self, partition: int, command: Command, timeout_s: float) -> bool:
+    def _tell(self, partition: int, command: Command, moot: Callable[[], bool], timeout_s: float) -> bool:
+        """Commands are not looked at where nothing is parked any more, so one that is `moot` is done as well."""
         offset = self._send(partition, command)
-        return self._wait(lambda: self._done(partition) > offset, timeout_s)
+        return self._wait(lambda: self._done(partition) > offset or moot(), timeout_s)
 
     def _done(self, partition: int) -> int:
         name = done_key(partition).decode()
