@@ -61,12 +61,35 @@ class Sample:
     broker_cpu_s: float
 
 
-class Progress:
-    """Watches the end of a topic while a client fills it, with the CPU of client and broker beside it."""
+@dataclass(frozen=True)
+class Stretch:
+    """A part of the work."""
 
-    def __init__(self, address: str, topic: str, *, client: int, broker: int) -> None:
+    share: float
+    seconds: float
+    client_cpu_s: float
+    broker_cpu_s: float
+
+
+class Written:
+    """How much of a topic is there: the sum of its partitions' ends."""
+
+    def __init__(self, address: str, topic: str) -> None:
         self._consumer = KafkaConsumer(bootstrap_servers=address)
         self._partitions = [TopicPartition(topic, n) for n in self._consumer.partitions_for_topic(topic) or ()]
+
+    def __call__(self) -> int:
+        return sum(self._consumer.end_offsets(self._partitions).values())
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class Progress:
+    """Watches a figure grow to the end of the work, with the CPU of client and broker beside it."""
+
+    def __init__(self, done: Callable[[], int], *, client: int, broker: int) -> None:
+        self._done = done
         self._client, self._broker = client, broker
         self._pids: list[int] = []
         self.samples: list[Sample] = []
@@ -81,8 +104,7 @@ class Progress:
                 raise SystemExit(f"not finished after {timeout_s} s, at {self.samples[-1].done if self.samples else 0}")
             if now - listed > 1:
                 self._pids, listed = tree(self._client), now
-            ends = self._consumer.end_offsets(self._partitions)
-            sample = Sample(now, sum(ends.values()), cpu_s(self._pids), cpu_s([self._broker]))
+            sample = Sample(now, self._done(), cpu_s(self._pids), cpu_s([self._broker]))
             if not self.samples or sample.done != self.samples[-1].done:
                 moved = now
             self.samples.append(sample)
@@ -90,28 +112,22 @@ class Progress:
                 return
             time.sleep(interval_s)
 
-    def close(self) -> None:
-        self._consumer.close()
+    def between(self, low: float = 0.1, high: float = 0.9) -> Stretch:
+        """What was done, and used, from when the first part of the work was there until the second one was.
 
-    def between(self, low: float = 0.1, high: float = 0.9) -> tuple[float, float, float]:
-        """Seconds, client CPU and broker CPU between two parts of the work."""
+        Nothing is interpolated: work that is done, and shows, in one piece counts from the end of the piece before. If
+        less than half of the work lies between (a few large commits), everything counts, from the process's start.
+        """
         last = self.samples[-1].done
-        first, final = self._at(low * last), self._at(high * last)
-        return tuple(b - a for a, b in zip(first, final, strict=True))  # type: ignore[return-value]  # three of three
-
-    def _at(self, done: float) -> tuple[float, float, float]:
-        before = self.samples[0]
-        for after in self.samples:
-            if after.done >= done:
-                span = after.done - before.done
-                part = (done - before.done) / span if span else 0.0
-                return (
-                    before.at + part * (after.at - before.at),
-                    before.client_cpu_s + part * (after.client_cpu_s - before.client_cpu_s),
-                    before.broker_cpu_s + part * (after.broker_cpu_s - before.broker_cpu_s),
-                )
-            before = after
-        raise AssertionError("the work never came so far")
+        first, final = (next(each for each in self.samples if each.done >= part * last) for part in (low, high))
+        if final.done - first.done < last / 2:
+            first, final = self.samples[0], next(each for each in self.samples if each.done == last)
+        return Stretch(
+            (final.done - first.done) / last,
+            final.at - first.at,
+            final.client_cpu_s - first.client_cpu_s,
+            final.broker_cpu_s - first.broker_cpu_s,
+        )
 
 
 def spread(values: Sequence[float], form: str = ",.0f") -> str:

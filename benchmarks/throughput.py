@@ -1,166 +1,186 @@
-"""Throughput of the filter, exactly-once, one process: gokamsg beside a naive kafka-python loop, in the same run.
+"""Throughput of filter, collector and detector: gokamsg beside plain client loops and Goka, in the same run.
 
-    python -m benchmarks.throughput [--quick] [--on apache|embedded|both]
+    python -m benchmarks.throughput [--role filter|collector|detector|all] [--quick] [--on apache|embedded|both]
 
-Work: 300,000 seeded messages of 1,005 users lie in message_sent, blocker-table and translator-table are filled, some
-users are blocked. Each round starts one process with a new group and an empty message_received, gokamsg and the loop
-taking turns on one Apache Kafka, on the embedded broker, or on one after the other. Rates are taken between 10 and
-90 % of the output. What was written is compared, in every round, with an independent computation. Needs Linux, and for
-Apache Kafka Java and Maven (or GOKAMSG_KAFKA_LIBS).
+Work: 300,000 seeded messages of 1,005 users lie in the role's input, and for the filter its two tables are filled and
+some users blocked. Each round starts every contender once, with a new group and empty outputs, one after the other, on
+one Apache Kafka, on the embedded broker, or on one after the other:
+
+    gokamsg                 exactly-once, one process
+    gokamsg at-least-once   one process
+    gokamsg, 2 workers      exactly-once
+    kafka-python loop       exactly-once, the filter only (benchmarks/naive_filter.py)
+    confluent-kafka loop    exactly-once, the filter only (benchmarks/confluent_filter.py), where it is installed
+    Goka                    at-least-once, its defaults (tests/goka), where Go is installed
+
+Rates are taken between 10 and 90 % of the work: of the output, or, where gokamsg writes a row once for many updates, of
+the offsets it commits; where a few commits are all, as with --quick, from the process's start. The detector updates its
+table twice for each message, and its rates count updates. What was written is compared, in every round, with an
+independent computation. Needs Linux, and for Apache Kafka Java and Maven (or GOKAMSG_KAFKA_LIBS).
 """
 
 import argparse
 import contextlib
-import random
+import importlib.util
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from benchmarks.measure import Progress, print_table, rss_mb, spread, tree
+from benchmarks.measure import Progress, Written, print_table, rss_mb, spread, tree
+from benchmarks.roles import PARTITIONS, ROLES, Role, Server, Work, create
 from tests.embedded_server import EmbeddedServer
 from tests.helpers import eventually, gokamsg_argv, gokamsg_env
 from tests.kafka_server import KafkaServer, kafka_libs
-from tests.system import fold
+from tests.system import goka
 
-USERS = ["Alice", "Bob", "Charlie", "Dave", "Eve", *(f"user-{number:04}" for number in range(1000))]
-WORDS = [
-    a + b
-    for a in ("lun", "din", "wal", "pap", "tog", "gar", "riv", "sun")
-    for b in ("ch", "ner", "king", "er", "ether", "den")
-]
-PARTITIONS = 8
-Server = KafkaServer | EmbeddedServer
-
-
-@dataclass(frozen=True)
-class Work:
-    """What lies in Kafka before the rounds, and what must come out of each."""
-
-    messages: int
-    expected: dict[fold.Conversation, list[str]]
+NOBODY = "1000000000"  # messages before the detector judges a user: more than there are
+BROKERS = {"apache": "Apache Kafka", "embedded": "embedded broker"}
 
 
 @dataclass(frozen=True)
 class Round:
+    share: float
+    """Of the work, that the figures were taken over."""
     rate: float
     client_us: float
     broker_us: float
     rss_mb: float
 
 
-def fill(address: str, messages: int, seed: int) -> Work:
-    """Writes tables and messages; the same seed writes the same."""
-    rng = random.Random(seed)
-    words = {word: word[::-1] for word in rng.sample(WORDS, 12)}
-    silent = set(rng.sample(USERS, 16))
-    producer = KafkaProducer(bootstrap_servers=address, linger_ms=20, batch_size=262_144, acks="all")
-    expected: dict[fold.Conversation, list[str]] = {}
+@dataclass(frozen=True)
+class Start:
+    """What a contender's command is made of."""
 
-    def send(topic: str, key: str, value: str) -> None:
-        producer.send(topic, value.encode(), key.encode(), partition=partitions[key])
-
-    partitions = {key: fold.partition_of(key, PARTITIONS) for key in (*USERS, *WORDS)}
-    for word, translation in words.items():
-        send("translator-table", word, translation)
-    for user in silent:
-        send("blocker-table", user, '{"Blocked":true}')
-    for _ in range(messages):
-        sender, recipient = rng.sample(USERS, 2)
-        content = " ".join(rng.choices(WORDS, k=5))
-        send("message_sent", sender, f'{{"From":"{sender}","To":"{recipient}","Content":"{content}"}}')
-        if sender not in silent:
-            expected.setdefault((sender, recipient), []).append(fold.translate(content, words))
-    producer.flush()
-    producer.close()
-    return Work(messages, expected)
+    role: Role
+    address: str
+    group: str
+    state: Path
 
 
-STREAM = {"cleanup.policy": "delete", "retention.ms": str(7 * 86_400_000), "segment.ms": str(86_400_000)}
-TOPICS = {
-    "message_sent": STREAM,
-    "message_received": STREAM,
-    "blocker-table": {"cleanup.policy": "compact"},
-    "translator-table": {"cleanup.policy": "compact"},
+@dataclass(frozen=True)
+class Contender:
+    argv: Callable[[Start], list[str]]
+    every_update: bool = True
+    """Whether it writes its table at every update, so that the table's growth is its progress."""
+    missing: Callable[[Role], str | None] = lambda _: None
+    """Why it cannot be had here; empty if it just does not do the role."""
+
+
+def _gokamsg(*options: str) -> Contender:
+    def argv(start: Start) -> list[str]:
+        common = ["--brokers", start.address, "--state-dir", str(start.state), "--detect-messages", NOBODY]
+        return gokamsg_argv("process", "--role", start.role.name, *common, *options)
+
+    return Contender(argv, every_update=False)
+
+
+def _loop(module: str, needs: str) -> Contender:
+    def missing(role: Role) -> str | None:
+        if role.name != "filter":
+            return ""
+        return None if importlib.util.find_spec(needs) else f"{needs} is not installed"
+
+    def argv(start: Start) -> list[str]:
+        return [sys.executable, "-m", f"benchmarks.{module}", "--brokers", start.address, "--group", start.group]
+
+    return Contender(argv, missing=missing)
+
+
+def goka_missing(_: Role) -> str | None:
+    try:
+        goka.program()
+    except goka.GokaUnavailableError as error:
+        return str(error)
+    return None
+
+
+def _goka(start: Start) -> list[str]:
+    start.state.mkdir(parents=True)
+    flags = ["-role", start.role.name, "-brokers", start.address, "-state", str(start.state)]
+    return [str(goka.program()), "process", *flags, "-detect-messages", NOBODY]
+
+
+GOKA = "Goka"
+CONTENDERS = {
+    "gokamsg": _gokamsg(),
+    "gokamsg at-least-once": _gokamsg("--guarantee", "at-least-once"),
+    "gokamsg, 2 workers": _gokamsg("--workers", "2"),
+    "kafka-python loop, naive": _loop("naive_filter", "kafka"),
+    "confluent-kafka loop": _loop("confluent_filter", "confluent_kafka"),
+    GOKA: Contender(_goka, missing=goka_missing),
 }
 
 
-def create(kafka: Server, *topics: str) -> None:
-    kafka.create_topics({name: {"num_partitions": PARTITIONS, "configs": TOPICS[name]} for name in topics})
+class Committed:
+    """What a group has committed of its input."""
+
+    def __init__(self, admin: KafkaAdminClient, role: Role) -> None:
+        self._admin, self._group, self._topics = admin, role.group, role.inputs
+
+    def of(self, topic: str) -> dict[int, int]:
+        offsets = self._admin.list_group_offsets({self._group: None})[self._group]
+        return {part.partition: max(0, at.offset) for part, at in offsets.items() if part.topic == topic}
+
+    def __call__(self) -> int:
+        offsets = self._admin.list_group_offsets({self._group: None})[self._group]
+        return sum(max(0, at.offset) for part, at in offsets.items() if part.topic in self._topics)
 
 
-def empty_output(kafka: Server) -> None:
-    with kafka.admin() as admin:
-        admin.delete_topics(["message_received"])
-        eventually("message_received is gone", lambda: "message_received" not in admin.list_topics())
-    create(kafka, "message_received")
+def drop_group(admin: KafkaAdminClient, group: str) -> bool:
+    if any(each["group_id"] == group for each in admin.list_groups()):
+        admin.delete_groups([group])
+        return False
+    return True
 
 
-def committed(admin: KafkaAdminClient, group: str) -> int:
-    offsets = admin.list_group_offsets({group: None})[group]
-    return sum(max(0, at.offset) for partition, at in offsets.items() if partition.topic == "message_sent")
+def run_round(kafka: Server, work: Work, contender: Contender, scratch: Path, name: str) -> Round:
+    """One contender from an empty group to the end of its input; its output is compared."""
+    role = work.role
+    create(kafka, *role.outputs)
+    log = scratch / f"{name}.log"
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("wb"))
+        admin = stack.enter_context(kafka.admin())
+        eventually("the group of the last round is gone", lambda: drop_group(admin, role.group), timeout_s=60)
+        written = stack.enter_context(contextlib.closing(Written(kafka.address, role.outputs[0])))
+        committed = Committed(admin, role)
+        eventually("nothing is committed", lambda: committed() == 0, timeout_s=60)  # a fresh cluster has no coordinator
+        loops = [topic for topic in role.inputs if topic in role.outputs]
+        ends = [stack.enter_context(contextlib.closing(Written(kafka.address, topic))) for topic in loops]
 
+        def finished() -> bool:
+            if sum(committed.of(role.inputs[0]).values()) != work.messages:
+                return False
+            # The commit markers at a loop's end may be committed, or not.
+            return all(
+                end() - sum(committed.of(topic).values()) <= 2 * PARTITIONS
+                for topic, end in zip(loops, ends, strict=True)
+            )
 
-def run_round(kafka: Server, work: Work, argv: list[str], group: str, log: Path) -> Round:
-    """One process from an empty group to the end of message_sent; its output is compared."""
-    empty_output(kafka)
-    with log.open("wb") as output, kafka.admin() as admin:
+        argv = contender.argv(Start(role, kafka.address, role.group, scratch / name))
         client = subprocess.Popen(argv, stdout=output, stderr=output, env=gokamsg_env(), start_new_session=True)
-        progress = Progress(kafka.address, "message_received", client=client.pid, broker=kafka.pid)
+        by_output = contender.every_update or role.name == "filter"
+        progress = Progress(written if by_output else committed, client=client.pid, broker=kafka.pid)
         try:
-            progress.watch(lambda: committed(admin, group) == work.messages, timeout_s=300)
+            progress.watch(finished, timeout_s=300)
             memory = sum(rss_mb(tree(client.pid)))
         except SystemExit:
             print(log.read_text(errors="replace")[-2000:])
             raise
         finally:
-            progress.close()
             client.send_signal(signal.SIGTERM)
             client.wait(timeout=60)
-    seconds, client_s, broker_s = progress.between()
-    verify(kafka.address, work)
-    counted = 0.8 * work.messages
-    return Round(counted / seconds, client_s / counted * 1e6, broker_s / counted * 1e6, memory)
-
-
-def verify(address: str, work: Work) -> None:
-    """Every message once, in its sender's order, translated, in its recipient's partition; nothing of the blocked."""
-    received = fold.read(address, "message_received")
-    if wrong := fold.misplaced(received, PARTITIONS):
-        raise SystemExit(f"in the wrong partition: {wrong[:3]}")
-    if wrong_messages := fold.difference(work.expected, fold.conversations(received)):
-        raise SystemExit("the output is wrong:\n" + "\n".join(wrong_messages))
-
-
-def gokamsg_round(kafka: Server, work: Work, scratch: Path, number: int) -> Round:
-    with kafka.admin() as admin:
-        if any(group["group_id"] == "message_filter" for group in admin.list_groups()):
-            admin.delete_groups(["message_filter"])
-    arguments = [
-        "process",
-        "--role",
-        "filter",
-        "--brokers",
-        kafka.address,
-        "--state-dir",
-        str(scratch / f"state-{number}"),
-    ]
-    return run_round(kafka, work, gokamsg_argv(*arguments), "message_filter", scratch / f"gokamsg-{number}.log")
-
-
-def naive_round(kafka: Server, work: Work, scratch: Path, number: int) -> Round:
-    group = f"naive-{number}"
-    argv = [sys.executable, "-m", "benchmarks.naive_filter", "--brokers", kafka.address, "--group", group]
-    return run_round(kafka, work, argv, group, scratch / f"naive-{number}.log")
-
-
-CONTENDERS = {"gokamsg": gokamsg_round, "kafka-python loop, naive": naive_round}
-BROKERS = {"apache": "Apache Kafka", "embedded": "embedded broker"}
+    work.verify(kafka.address)
+    part = progress.between()
+    counted = part.share * work.messages * role.counts
+    per_us = 1e6 / counted
+    return Round(part.share, counted / part.seconds, part.client_cpu_s * per_us, part.broker_cpu_s * per_us, memory)
 
 
 def server_of(kind: str, directory: Path) -> Server:
@@ -169,64 +189,101 @@ def server_of(kind: str, directory: Path) -> Server:
     return KafkaServer(directory, kafka_libs(), jvm=["-Xmx512m"])
 
 
+Results = dict[tuple[str, str, str], list[Round]]
+"""By role, contender and broker."""
+
+
+def measure(servers: dict[str, Server], role: Role, names: list[str], options: argparse.Namespace) -> Results:
+    found: Results = {}
+    works = {kind: Work.fill(server, role, options.messages, options.seed) for kind, server in servers.items()}
+    for number in range(options.rounds):
+        for name in names:
+            for kind, server in servers.items():
+                label = f"{role.name}-{list(CONTENDERS).index(name)}-{number}"
+                scratch = options.directory / kind
+                figures = run_round(server, works[kind], CONTENDERS[name], scratch, label)
+                found.setdefault((role.name, name, kind), []).append(figures)
+                rate = f"{figures.rate:,.0f}/s, output verified"
+                print(f"round {number + 1}: {role.name}, {name}, {BROKERS[kind]}: {rate}", flush=True)
+    return found
+
+
+def available(role: Role, only: str | None) -> list[str]:
+    """The contenders that do the role here; says which are missing."""
+    names = []
+    for name, contender in CONTENDERS.items():
+        if only not in (None, name):
+            continue
+        missing = contender.missing(role)
+        if missing is None:
+            names.append(name)
+        elif missing:
+            print(f"{role.name}: {name} is left out: {missing}", flush=True)
+    return names
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--role", choices=(*ROLES, "all"), default="filter", help="which role is measured")
     parser.add_argument("--messages", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="60,000 messages, one round: a check, not a measurement")
+    parser.add_argument("--quick", action="store_true", help="30,000 messages, one round: a check, not a measurement")
     parser.add_argument("--only", choices=list(CONTENDERS), help="one contender alone")
     parser.add_argument("--on", choices=(*BROKERS, "both"), default="apache", help="which broker it runs on")
     options = parser.parse_args()
-    messages, rounds = (60_000, 1) if options.quick else (options.messages, options.rounds)
+    if options.quick:
+        options.messages, options.rounds = 30_000, 1
     kinds = list(BROKERS) if options.on == "both" else [options.on]
-    contenders = [name for name in CONTENDERS if options.only in (None, name)]
-    results: dict[tuple[str, str], list[Round]] = {(name, kind): [] for name in contenders for kind in kinds}
+    roles = list(ROLES.values()) if options.role == "all" else [ROLES[options.role]]
+    results: Results = {}
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        options.directory = Path(directory)
         servers: dict[str, Server] = {}
         for kind in kinds:
             server = servers[kind] = server_of(kind, Path(directory, kind))
             stack.callback(server.close)
             server.start()
-            create(server, *TOPICS)
-            work = fill(server.address, messages, options.seed)
-        for number in range(rounds):
-            for (name, kind), rows in results.items():
-                scratch = Path(directory, kind)
-                rows.append(CONTENDERS[name](servers[kind], work, scratch, number))
-                rate = f"{rows[-1].rate:,.0f} messages/s"
-                print(f"round {number + 1}: {name}, {BROKERS[kind]}: {rate}, output verified", flush=True)
-    emitted = sum(map(len, work.expected.values()))
-    print(f"\nfilter, exactly-once, one process, {rounds} rounds, seed {options.seed}")
-    print(f"{messages:,} messages in, {emitted:,} out; rates between 10 and 90 % of the output")
-    print("median (lowest-highest); CPU in microseconds for each message\n")
-    print_table(
-        ("", "on", "messages/s", "CPU client", "CPU broker", "RSS MB"),
-        [
+        for role in roles:
+            results |= measure(servers, role, available(role, options.only), options)
+    report(results, options)
+
+
+def report(results: Results, options: argparse.Namespace) -> None:
+    print(f"\n{options.messages:,} messages, {options.rounds} rounds, seed {options.seed}")
+    print("median (lowest-highest); CPU in microseconds for each message; taken over: that part of the work")
+    print("detector: for each table update, two a message; of Goka's: ratios of the same round\n")
+    rows = []
+    for (role, name, kind), rounds in results.items():
+        peer = results.get((role, GOKA, kind))
+        rows.append(
             (
-                name,
+                f"{role}: {name}",
                 BROKERS[kind],
-                spread([row.rate for row in rows]),
-                spread([row.client_us for row in rows], ".1f"),
-                spread([row.broker_us for row in rows], ".1f"),
-                spread([row.rss_mb for row in rows]),
+                spread([row.rate for row in rounds]),
+                compared(rounds, peer, lambda row: row.rate),
+                spread([row.client_us for row in rounds], ".1f"),
+                compared(rounds, peer, lambda row: row.client_us),
+                spread([row.broker_us for row in rounds], ".1f"),
+                spread([row.rss_mb for row in rounds]),
+                spread([row.share for row in rounds], ".0%"),
             )
-            for (name, kind), rows in results.items()
-        ],
+        )
+    print_table(
+        ("", "on", "per second", "of Goka's", "CPU client", "of Goka's", "CPU broker", "RSS MB", "taken over"), rows
     )
     print()
-    if len(contenders) == 2:
-        for kind in kinds:
-            ratios = compared(*(results[name, kind] for name in contenders))
-            print(f"gokamsg is {ratios} times as fast as the loop on the {BROKERS[kind]}, round by round")
-    if len(kinds) == 2:
-        for name in contenders:
-            ratios = compared(results[name, "embedded"], results[name, "apache"])
-            print(f"{name} is {ratios} times as fast on the embedded broker as on Apache Kafka, round by round")
+    for (role, name, kind), rounds in results.items():
+        if kind == "embedded" and (apache := results.get((role, name, "apache"))):
+            ratio = compared(rounds, apache, lambda row: row.rate)
+            print(f"{role}: {name} is {ratio} times as fast on the embedded broker as on Apache Kafka, round by round")
 
 
-def compared(ours: list[Round], theirs: list[Round]) -> str:
-    return spread([a.rate / b.rate for a, b in zip(ours, theirs, strict=True)], ".2f")
+def compared(ours: list[Round], theirs: list[Round] | None, figure: Callable[[Round], float]) -> str:
+    """The ratios of the rounds' figures; empty without a peer."""
+    if theirs is None:
+        return ""
+    return spread([figure(a) / figure(b) for a, b in zip(ours, theirs, strict=True)], ".2f")
 
 
 if __name__ == "__main__":

@@ -34,30 +34,42 @@ Line = tuple[str, str, str | None]
 """Topic, key and value of a record; no value is a deletion."""
 
 
+class GokaUnavailableError(Exception):
+    """Goka cannot be had here; str() is the reason a skip shows."""
+
+
 def build(config: pytest.Config) -> Path:
-    """The program's path, built if need be."""
+    """The program's path, built if need be; skips the test where it cannot be had."""
+    try:
+        return program()
+    except GokaUnavailableError as error:
+        unavailable(config, str(error))
+        raise
+
+
+def program() -> Path:
+    """The program's path, built if need be. Raises GokaUnavailableError."""
     go = shutil.which("go")
     if go is None:
-        unavailable(config, "Goka's own processors need Go on PATH")
-        raise AssertionError
+        raise GokaUnavailableError("Goka's own processors need Go on PATH")
     digest = hashlib.sha256(_go(go, "version").stdout.encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in {".go", ".mod", ".sum"}:
             digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     cache = Path(platformdirs.user_cache_dir("gokamsg-tests"))
-    program = cache / f"gokatool-{digest.hexdigest()[:16]}"
-    if program.exists():  # complete by construction: it is renamed into place
-        return program
+    built = cache / f"gokatool-{digest.hexdigest()[:16]}"
+    if built.exists():  # complete by construction: it is renamed into place
+        return built
     cache.mkdir(parents=True, exist_ok=True)
     fetched = _go(go, "list", "-deps", ".")
     if fetched.returncode != 0:
-        unavailable(config, f"Goka's Go modules could not be fetched: {fetched.stderr[-500:]}")
-    draft = cache / f"{program.name}.{os.getpid()}"
-    built = _go(go, "build", "-trimpath", "-buildvcs=false", "-o", str(draft), ".")
-    if built.returncode != 0:
-        pytest.fail(f"tests/goka does not compile:\n{built.stderr}", pytrace=False)
-    draft.rename(program)
-    return program
+        raise GokaUnavailableError(f"Goka's Go modules could not be fetched: {fetched.stderr[-500:]}")
+    draft = cache / f"{built.name}.{os.getpid()}"
+    done = _go(go, "build", "-trimpath", "-buildvcs=false", "-o", str(draft), ".")
+    if done.returncode != 0:
+        pytest.fail(f"tests/goka does not compile:\n{done.stderr}", pytrace=False)
+    draft.rename(built)
+    return built
 
 
 def _go(go: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
