@@ -1,6 +1,6 @@
 """Mixed load on the embedded broker for a while: memory, descriptors, threads and file size must stay where they are.
 
-    python -m benchmarks.soak [--minutes 10]
+    python -m benchmarks.soak [--minutes 10] [--quick]
 
 Load, all at once: an idempotent producer fills "events" (kept by size) and rewrites the rows of "table" (compacted,
 tombstones included); a copier moves events to "out" in transactions with offsets, every tenth aborted and done again;
@@ -11,7 +11,7 @@ idempotent producers come and go. After a quarter of the time everything has its
 2. descriptors and threads likewise, within five; the data directory likewise, within a fifth;
 3. "out" holds every event once and in order, and at the end "table" has each key's last acknowledged value.
 
-Exits 1 if one of these does not hold. Needs Linux.
+Exits 1 if one of these does not hold; with --quick, half a minute, growth is shown but not judged. Needs Linux.
 """
 
 import argparse
@@ -220,7 +220,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="half a minute: the outputs are checked, growth is not")
     options = parser.parse_args()
+    if options.quick:
+        options.minutes = 0.5
     samples: list[Sample] = []
     with TemporaryDirectory() as directory:
         server = EmbeddedServer(Path(directory))
@@ -250,7 +253,7 @@ def main() -> None:
     )
     for failure in load.failures:
         print(failure)
-    if load.failures or not all(row[-1] for row in rows):
+    if load.failures or not (options.quick or all(row[-1] for row in rows)):
         sys.exit(1)
 
 
