@@ -11,6 +11,7 @@ from gokamsg.errors import StateError
 
 from .kafka import client_config
 from .registration import command
+from .up import TABLES_DATA
 
 if TYPE_CHECKING:
     from gokamsg.engine import LockedSlot, TableCheck
@@ -24,7 +25,7 @@ def verify(settings: Settings) -> None:
     from gokamsg.messaging.roles import ROLES
 
     groups = [ROLES[role].group for role in settings.roles]
-    if set(settings.roles) == set(ROLES):
+    if not settings.role or "all" in settings.role:
         groups.append(VIEWS)
     checks: list[TableCheck] = []
     locked: list[LockedSlot] = []
@@ -49,10 +50,7 @@ def verify(settings: Settings) -> None:
         console.data({"partitions": len(checks), **sums, "slots_in_use": len(locked)})
     else:
         show_tables(checks)
-        if not checks and not locked:
-            console.out(f"There are no tables of this cluster in {settings.state_path}.")
-        else:
-            console.out(summary(len(checks), sums))
+        console.out(summary(len(checks), sums) if checks or locked else nothing_there(settings))
     refuse_what_is_left(sums["left"], locked)
 
 
@@ -87,6 +85,15 @@ def show_tables(checks: Iterable["TableCheck"]) -> None:
         rows.append((f"{group}/{slot}", topic, str(len(copies)), count, outcome))
     if rows:
         console.table(("slot", "table", "partitions", "rows", "outcome"), rows, right=("partitions", "rows"))
+
+
+def nothing_there(settings: Settings) -> str:
+    """That there is nothing to compare, and where else it may be."""
+    where = f"There are no tables of this cluster in {settings.state_path}"
+    tables_of_up = settings.state_path / TABLES_DATA
+    if tables_of_up.is_dir():
+        return f"{where}; gokamsg up keeps its own in {tables_of_up}, which --state-dir can name."
+    return f"{where}."
 
 
 def by_partition(check: "TableCheck") -> int:
