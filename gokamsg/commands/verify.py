@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -30,21 +31,20 @@ def verify(settings: Settings) -> None:
     checks: list[TableCheck] = []
     locked: list[LockedSlot] = []
     bars = console.Bars()
-    try:
-        for found in verify_tables(
-            client_config(settings),
-            settings.state_path,
-            groups,
-            on_progress=lambda done, total: bars.update(READING, done, total, "offsets"),
-        ):
+    results = verify_tables(
+        client_config(settings),
+        settings.state_path,
+        groups,
+        on_progress=lambda done, total: bars.update(READING, done, total, "offsets"),
+    )
+    with closing(results), closing(bars):
+        for found in results:
             if isinstance(found, TableCheck):
                 checks.append(found)
                 show_check(found, bars, as_json=settings.json)
             else:
                 locked.append(found)
                 show_locked(found, bars, as_json=settings.json)
-    finally:
-        bars.close()
     sums = {outcome: sum(check.outcome == outcome for check in checks) for outcome in ("agrees", "removed", "left")}
     if settings.json:
         console.data({"partitions": len(checks), **sums, "slots_in_use": len(locked)})

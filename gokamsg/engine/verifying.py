@@ -8,13 +8,13 @@
    is ever changed.
 4. Slots of running processes are left alone, and named. The others stay locked while this runs.
 
-Not for tables with an update callback: their rows are not the changelog's values.
+Not for tables with an update callback, nor for views that evict rows: theirs are not the changelog's values.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -88,11 +88,11 @@ def verify_tables(
     groups: Collection[str],
     *,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Iterator[TableCheck | LockedSlot]:
+) -> Generator[TableCheck | LockedSlot]:
     """Checks every table of these groups (VIEWS: of views), and yields what was found of each.
 
     `on_progress` is called with the changelog offsets read and to be read. Raises BrokerUnavailableError, and
-    StateError when the directory cannot be used.
+    StateError when the directory cannot be used. Close it if it is not read to its end: it holds locks.
     """
     cluster = connect(config)
     cluster_id = cluster.check().cluster_id

@@ -6,11 +6,13 @@ nothing of a running process is touched.
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
 from gokamsg.engine import (
     VIEWS,
@@ -26,20 +28,22 @@ from gokamsg.engine import (
     define_group,
     verify_tables,
 )
+from gokamsg.engine.clock import Clock
 from gokamsg.engine.hashing import partition_of
+from gokamsg.engine.kafka_cluster import KafkaCluster
 from tests.engine.kafka_scene import PARTITIONS, Scene
-from tests.kafka_server import KafkaCluster
+from tests.kafka_server import KafkaCluster as Server
 
 KEYS = [f"key {number}" for number in range(200)]
 
 
 @pytest.fixture
-def scene(kafka_cluster: KafkaCluster, tmp_path: Path) -> Scene:
+def scene(kafka_cluster: Server, tmp_path: Path) -> Scene:
     return Scene(kafka_cluster.address, tmp_path / "state")
 
 
 @pytest.fixture
-def graph(kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str]) -> GroupGraph:
+def graph(kafka_cluster: Server, fresh_name: Callable[[str], str]) -> GroupGraph:
     """Counts each key's records."""
     topic = fresh_name("verify")
     kafka_cluster.create_topics({topic: {"num_partitions": PARTITIONS}})
@@ -199,3 +203,26 @@ def test_a_views_copy_is_compared_with_the_same_reading(scene: Scene, graph: Gro
     assert len(found) == 2 * PARTITIONS
     read, total = progress[-1]
     assert read == total >= len(KEYS)
+
+
+def test_a_copy_is_not_judged_while_a_transaction_on_its_changelog_stays_open(scene: Scene, graph: GroupGraph) -> None:
+    """What lies below the changelog's end and is not decided yet may be what a dead owner has committed."""
+    _count(scene, graph, [(key, "go") for key in KEYS])
+    assert graph.group_table is not None
+    cluster = KafkaCluster(ClientConfig(scene.address))
+    cluster.clock = Clock(monotonic=lambda: time.monotonic() * 10)  # its patience is 3 s
+    producer = KafkaProducer(bootstrap_servers=scene.address, transactional_id=f"{graph.group}-open")
+    try:
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send(graph.group_table.topic, key=b"key 1", value=b"9", partition=1).get(timeout=20)
+        found = [
+            check for check in verify_tables(cluster, scene.state_dir, [graph.group]) if isinstance(check, TableCheck)
+        ]
+        assert [check.outcome for check in found] == ["agrees", "left", "agrees", "agrees"]
+        assert found[1].finding.startswith("a transaction on its changelog does not end")
+        assert _file(scene, graph, 1).exists()
+        producer.abort_transaction()
+    finally:
+        producer.close()
+    assert {check.outcome for check in _checks(scene, graph.group).values()} == {"agrees"}
