@@ -77,9 +77,9 @@ HELP = {
     "verify": Help(
         ("gokamsg verify", "gokamsg verify --role filter --role collector", "gokamsg verify --json"),
         short="Compare local tables with their changelogs.",
-        more="Stop the workers and the service first: tables of running processes are locked, and are named. The file of "
-        "a partition that differs is removed; the next start fills it again from Kafka. The tables of gokamsg up lie in "
-        "its data directory under tables, which --state-dir can name.",
+        more="Stop the workers and the service first: tables of running processes are locked, and are named. The file "
+        "of a partition that differs is removed; the next start fills it again from Kafka. The tables of gokamsg up "
+        "lie in its data directory under tables, which --state-dir can name.",
     ),
     "quarantine list": Help(
         ("gokamsg quarantine list", "gokamsg quarantine list --role filter --key Bob --json"),
