@@ -21,13 +21,17 @@ from gokamsg.commands import (  # noqa: F401 - they register
     status,
     topics,
     up,
+    verify,
 )
 from gokamsg.commands.registration import INTERRUPTED, app
 
 # Typer carries a Click of its own since 0.16; this finds the class wherever it lives.
 UsageFailure: Any = typer.BadParameter.__bases__[0]
 
-ORDER = ("up", "broker", "serve", "process", "loadgen", "send", "feed", "block", "unblock", "translate", "status")
+ORDER = (
+    *("up", "broker", "serve", "process", "loadgen", "send", "feed", "block", "unblock", "translate"),
+    *("status", "verify"),
+)
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 
 

@@ -23,7 +23,7 @@ ROLE_NAMES = ("blocker", "collector", "detector", "filter", "translator")
 QUARANTINE = ("quarantine list", "quarantine show", "quarantine edit", "quarantine retry", "quarantine drop")
 ON_KAFKA = (
     *("serve", "process", "send", "feed", "block", "unblock", "translate"),
-    *("topics create", "topics describe", "status"),
+    *("topics create", "topics describe", "status", "verify"),
     *QUARANTINE,
 )
 PRINTING = (*ON_KAFKA, "loadgen", "broker", "up")
@@ -133,10 +133,13 @@ class Settings:
     role: tuple[str, ...] = setting(
         (),
         "Role to run, repeatable: " + ", ".join(ROLE_NAMES) + ", or all.",
-        commands=("process", *QUARANTINE),
+        commands=("process", *QUARANTINE, "verify"),
         metavar="ROLE",
         default_text="all",
-        variants=dict.fromkeys(QUARANTINE, ("Role whose records are meant, repeatable.", "all")),
+        variants={
+            **dict.fromkeys(QUARANTINE, ("Role whose records are meant, repeatable.", "all")),
+            "verify": ("Role whose tables are compared, repeatable.", "all, and the service"),
+        },
     )
     key: str | None = setting(
         None,

@@ -3,7 +3,8 @@
 1. A child that ends by itself is started again, after a pause that grows with each failure in a row.
 2. After `quick_failures` failures in a row, each within `quick_s` of its start, everything is stopped and run() raises
    the child's last error. A child that says that another try is useless (final) ends everything at once.
-3. A child that says nothing for `stall_s` is killed and started again.
+3. A child that says nothing for `stall_s` is asked for its stacks, killed and started again. Only messages count: what
+   a hanging child logs from another thread, or prints, is no sign that it moves.
 4. On stop(), stages end in reverse order: SIGTERM, then SIGKILL to those that are still there after `grace_s`.
    kill() does not wait. A child's standard input ends when this process does, however that happens.
 
@@ -15,6 +16,7 @@ signal handlers.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import selectors
@@ -28,6 +30,15 @@ from .errors import GokamsgError
 from .nursery import Nursery, Process
 
 PAUSES_S = (0.1, 0.5, 1.0, 2.0, 4.0)
+STACKS_SIGNAL = signal.SIGUSR1
+
+
+def show_stacks_when_asked() -> None:
+    """For a child: from now on, its supervisor's request writes the stack of each of its threads to standard error.
+
+    Done by the signal's C handler, so that it works whatever hangs, also where no Python code gets a turn.
+    """
+    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class SupervisorOptions:
     quick_failures: int = 5
     quick_s: float = 10.0
     stall_s: float = 60.0
+    stacks_s: float = 1.0
     grace_s: float = 20.0
     pauses_s: tuple[float, ...] = PAUSES_S
 
@@ -63,6 +75,7 @@ class _Child:
     restart_at: float | None = None
     error: str | None = None
     final: bool = False
+    asked: float | None = None
     stalled: bool = False
     rest: dict[int, bytes] = field(default_factory=dict)
 
@@ -144,7 +157,7 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.started = child.heard = time.monotonic()
-        child.restart_at = child.error = None
+        child.restart_at = child.error = child.asked = None
         child.final = child.stalled = False
         assert child.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -173,7 +186,6 @@ class Supervisor:
             stream.close()
         is_message = child.process is not None and stream is child.process.stdout
         for line in filter(None, lines):
-            child.heard = time.monotonic()
             if is_message:
                 self._hear(child, line)
             else:
@@ -183,8 +195,11 @@ class Supervisor:
         try:
             message = json.loads(line)
         except ValueError:
+            message = None
+        if not isinstance(message, dict):  # somebody prints
             self._on_log(child.spec.name, line.decode(errors="replace"))
             return
+        child.heard = time.monotonic()
         if "error" in message:
             child.error = str(message["error"])
             child.final = bool(message.get("final"))
@@ -197,14 +212,20 @@ class Supervisor:
             if child.restart_at is not None and now >= child.restart_at and not self._stopping:
                 self._start(child)
             return
-        if child.process.poll() is None:
-            if now - child.heard > self._options.stall_s:
-                child.stalled = True
-                self._on_event(child.spec.name, f"did not move for {self._options.stall_s:.0f} s; it is replaced")
-                child.process.kill()
-                child.process.wait()
-            else:
+        if now - child.heard <= self._options.stall_s:
+            child.asked = None
+            if child.process.poll() is None:
                 return
+        elif child.process.poll() is None:
+            if child.asked is None:
+                # One that does not answer requests ends by this one.
+                child.asked = now
+                os.kill(child.process.pid, STACKS_SIGNAL)
+            if now - child.asked < self._options.stacks_s:
+                return
+            child.process.kill()
+            child.process.wait()
+        child.stalled = child.asked is not None
         self._ended(child, now)
 
     def _ended(self, child: _Child, now: float) -> None:
@@ -216,10 +237,15 @@ class Supervisor:
             self._stopping = True
             return
         pause = self._options.pauses_s[min(child.failures, len(self._options.pauses_s)) - 1]
+        child.restart_at = now + pause
+        if child.stalled:
+            stall = f"{self._options.stall_s:.0f} s"
+            self._on_event(child.spec.name, f"did not move for {stall}; its stacks are above; it is replaced")
+            child.last_failure = error
+            return
         what = "failed again" if error == child.last_failure else f"failed: {error}"
         child.last_failure = error
         self._on_event(child.spec.name, f"{what}; it starts again in {pause:g} s")
-        child.restart_at = now + pause
 
     def _reap(self, child: _Child) -> str:
         """Reads what the ended child said last; returns its error in words."""

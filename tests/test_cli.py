@@ -28,7 +28,7 @@ def test_help_lists_every_command_in_order() -> None:
     done = run_gokamsg("--help")
     listed = re.findall(r"^  ([a-z]+)  ", done.stdout.split("Commands:")[1], flags=re.MULTILINE)
     assert (done.returncode, done.stderr) == (0, "")
-    commands = "up broker serve process loadgen send feed block unblock translate status topics quarantine"
+    commands = "up broker serve process loadgen send feed block unblock translate status verify topics quarantine"
     assert " ".join(listed) == commands
     assert run_gokamsg().stdout == done.stdout
     assert run_gokamsg("-h").stdout == done.stdout

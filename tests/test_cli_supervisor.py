@@ -138,11 +138,38 @@ def test_a_final_error_is_not_tried_again(running: Callable[..., Running]) -> No
 
 def test_a_silent_child_is_replaced(running: Callable[..., Running]) -> None:
     silent = "import time\ntime.sleep(60)"
-    options = SupervisorOptions(quick_failures=2, quick_s=30, stall_s=0.5, grace_s=5, pauses_s=(0.01,))
+    options = SupervisorOptions(quick_failures=2, quick_s=30, stall_s=2, stacks_s=0.2, grace_s=5, pauses_s=(0.01,))
     one = running(child("a", silent), options=options)
     one.join()
     assert str(one.failure) == "a failed 2 times in a row: it did not move"
-    assert one.events[0][1].startswith("did not move for ")
+    assert one.events == [("a", "did not move for 2 s; its stacks are above; it is replaced")]
+
+
+def test_what_a_hanging_child_logs_and_prints_is_no_sign_of_life(running: Callable[..., Running]) -> None:
+    """A client's thread goes on logging while the loop hangs, and a callback may print."""
+    chatty = """
+        import sys, threading, time
+        from gokamsg.supervisor import show_stacks_when_asked
+        def chat():
+            while True:
+                print("reconnecting", file=sys.stderr, flush=True)
+                time.sleep(0.05)
+        def hang():
+            while True:
+                print(5, flush=True)
+                time.sleep(0.05)
+        show_stacks_when_asked()
+        threading.Thread(target=chat, daemon=True).start()
+        hang()
+    """
+    options = SupervisorOptions(quick_failures=2, quick_s=30, stall_s=2, stacks_s=0.5, grace_s=5, pauses_s=(0.01,))
+    one = running(child("a", chatty), options=options)
+    one.join()
+    assert str(one.failure) == "a failed 2 times in a row: it did not move"
+    lines = [line for _, line in one.logs]
+    assert "5" in lines
+    assert any("in hang" in line for line in lines)
+    assert any("in chat" in line for line in lines)
 
 
 def test_a_child_that_ignores_the_request_is_killed(running: Callable[..., Running]) -> None:

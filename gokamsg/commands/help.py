@@ -74,6 +74,13 @@ HELP = {
         more="Partitions are those that some member of the group has; lag counts the records that it has not committed "
         "yet. Restores are shown of the workers on this machine that have the same state directory.",
     ),
+    "verify": Help(
+        ("gokamsg verify", "gokamsg verify --role filter --role collector", "gokamsg verify --json"),
+        short="Compare local tables with their changelogs.",
+        more="Stop the workers and the service first: tables of running processes are locked, and are named. The file "
+        "of a partition that differs is removed; the next start fills it again from Kafka. The tables of gokamsg up "
+        "lie in its data directory under tables, which --state-dir can name.",
+    ),
     "quarantine list": Help(
         ("gokamsg quarantine list", "gokamsg quarantine list --role filter --key Bob --json"),
         more="A record that could not be processed is put aside, and the later ones of its key stand behind it, in "

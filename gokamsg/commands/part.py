@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 from gokamsg import console
 from gokamsg.config import Settings
 from gokamsg.errors import GokamsgError
+from gokamsg.supervisor import show_stacks_when_asked
 
 SIGN_OF_LIFE_S = 5.0
 
 
 def main() -> None:
     """Runs the part named by the first argument; exit code 1 with an error line on failure."""
+    show_stacks_when_asked()
     values = json.loads(sys.stdin.buffer.readline() or b"{}")
     console.prepare_streams()
     console.set_up_logging(debug=bool(values.get("debug")))

@@ -40,7 +40,7 @@ def run_workers(settings: Settings, specs: Sequence[ChildSpec], nursery: Nursery
         on_event=display.event,
         on_log=display.log,
         # A worker gives a record up before its transaction times out; one that is silent for longer is stuck.
-        options=SupervisorOptions(stall_s=max(30.0, 3 * settings.transaction_timeout_ms / 1000)),
+        options=SupervisorOptions(stall_s=max(60.0, 3 * settings.transaction_timeout_ms / 1000)),
         nursery=nursery,
     )
     stop_on_signals(supervisor)

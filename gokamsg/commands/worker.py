@@ -1,7 +1,8 @@
 """A worker process: one role, run by `gokamsg process`, never by hand (`python -m gokamsg.commands.worker`).
 
 Its standard input holds its instructions as one JSON line, and ends when its supervisor does; then it stops, as on
-SIGTERM. Its standard output carries its status as JSON lines, twice a second; or, before it fails, {"error": …}.
+SIGTERM. Its standard output carries its status as JSON lines, twice a second; or, before it fails, {"error": …}. The
+status comes from the worker's loop alone, so that its supervisor notices a loop that hangs.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gokamsg import console
 from gokamsg.config import secrets_of
 from gokamsg.errors import GokamsgError, IdentityError, OffsetsLostError, TopicError, UsageError
+from gokamsg.supervisor import show_stacks_when_asked
 
 from .restoring import Note, Restoring
 
@@ -28,6 +30,7 @@ FINAL = (UsageError, IdentityError, OffsetsLostError, TopicError)
 
 def main() -> None:
     """Runs until SIGTERM or the end of standard input; exit code 1 with an error line on failure."""
+    show_stacks_when_asked()
     instructions = json.loads(sys.stdin.buffer.readline() or b"{}")
     console.prepare_streams()
     console.set_up_logging(debug=bool(instructions.get("debug")))

@@ -41,7 +41,8 @@ from gokamsg.engine.table_reader import RestoreProgress
 from gokamsg.engine.tail import Tail, TailRecord
 from gokamsg.engine.topics import TopicManager
 from gokamsg.engine.updates import Rows, UpdateCallback, UpdateContext, default_update
-from gokamsg.engine.view import View
+from gokamsg.engine.verifying import LockedSlot, TableCheck, verify_tables
+from gokamsg.engine.view import VIEWS, View
 
 if TYPE_CHECKING:
     from gokamsg.engine.tester import QueueTracker, TestedProcessor, Tester
@@ -51,6 +52,7 @@ __all__ = [
     "NIL_HANDLING",
     "ON_ERROR",
     "STARTS",
+    "VIEWS",
     "Admin",
     "Bytes",
     "ClientConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "Int64",
     "Join",
     "Json",
+    "LockedSlot",
     "Lookup",
     "Loop",
     "MemoryStorage",
@@ -89,6 +92,7 @@ __all__ = [
     "Stream",
     "String",
     "Table",
+    "TableCheck",
     "Tail",
     "TailRecord",
     "TestedProcessor",
@@ -106,6 +110,7 @@ __all__ = [
     "loop_of",
     "quarantine_of",
     "table_of",
+    "verify_tables",
 ]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -59,6 +60,19 @@ def acquire(state_dir: Path, cluster_id: str, group: str) -> Identity:
             " make it writable or name another with --state-dir"
         ) from error
     raise StateError(f"all {MAX_SLOTS} slots of group {group!r} under {str(state_dir)!r} are taken by running workers")
+
+
+def lock_existing(state_dir: Path, cluster_id: str, group: str) -> Iterator[tuple[int, Path, IO[str] | None]]:
+    """The group's slots on this disk: number, directory, and the lock, None where a running process has it."""
+    for directory in sorted((state_dir / cluster_id / group).glob("*/"), key=lambda path: (len(path.name), path.name)):
+        if directory.name.isdigit():
+            try:
+                lock = _try_lock(directory / "lock")
+            except OSError as error:
+                raise StateError(
+                    f"cannot lock {str(directory)!r} ({error.strerror or error}); make it writable"
+                ) from error
+            yield int(directory.name), directory, lock
 
 
 def _installation_id(state_dir: Path) -> str:

@@ -28,7 +28,7 @@ from sqlitedict import SqliteDict, SqliteMultithread
 from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.errors import StateError
 
-__all__ = ["MemoryStorage", "SQLiteStorage", "Storage", "boot_id", "prefix_limit"]
+__all__ = ["MemoryStorage", "SQLiteStorage", "Storage", "boot_id", "distrust", "prefix_limit", "remove_file"]
 
 FORMAT: Final = 1
 PAGE_BYTES: Final = 8192
@@ -107,6 +107,23 @@ def boot_id() -> str | None:
         return _BOOT_ID_FILE.read_text(encoding="ascii").strip() or None
     except OSError:
         return None
+
+
+def distrust(path: Path, *, topic_id: str, boot_id: str | None) -> str | None:
+    """Why opening the file would empty it; None if it can be trusted. StateError if that cannot be told."""
+    try:
+        meta = _read_meta(path)
+    except (OSError, sqlite3.Error) as error:
+        raise _state_error(path, "be read", error) from error
+    return "it is damaged" if meta is None else _why_not_trusted(path, meta, topic_id, boot_id)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a storage's file and what lies beside it. StateError when that is not allowed."""
+    try:
+        _remove(path)
+    except OSError as error:
+        raise _state_error(path, "be removed", error) from error
 
 
 class SQLiteStorage:
@@ -244,10 +261,7 @@ class SQLiteStorage:
         if file is not None:
             file.end()
         if remove:
-            try:
-                _remove(self.path)
-            except OSError as error:
-                raise _state_error(self.path, "be removed", error) from error
+            remove_file(self.path)
 
     def _run(self, sql: str, parameters: Iterable[Any] = (), *, doing: str = "be read") -> list[Any]:
         """Run one statement in the file's thread, wait for it, and return its rows; any error breaks the storage."""
@@ -383,11 +397,19 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
 
 
 def _is_trusted(path: Path, meta: Mapping[str, Any], topic_id: str, boot: str | None) -> bool:
-    if meta.get("format") != FORMAT or meta.get("topic") != topic_id:
-        return False
+    return _why_not_trusted(path, meta, topic_id, boot) is None
+
+
+def _why_not_trusted(path: Path, meta: Mapping[str, Any], topic_id: str, boot: str | None) -> str | None:
+    if meta.get("format") != FORMAT:
+        return "it has another format than this version writes"
+    if meta.get("topic") != topic_id:
+        return "it belongs to an earlier topic of that name"
     if not isinstance(meta.get("position"), int | None):
-        return False
-    return _clean_file(path).exists() or (boot is not None and meta.get("boot") == boot)
+        return "it holds no position"
+    if _clean_file(path).exists() or (boot is not None and meta.get("boot") == boot):
+        return None
+    return "it was open when this machine went down, so pages of it may be lost"
 
 
 def _create(path: Path, topic_id: str, boot: str | None) -> dict[str, Any]:

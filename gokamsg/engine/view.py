@@ -41,6 +41,8 @@ RECONNECT_S = 1.0
 POLL_S = 0.5  # so long may stop() take to be noticed
 FLUSH_ROWS = 2_000
 CACHE_BYTES = 64 << 20
+VIEWS = "view"
+"""The name under which views keep their copies in a state directory, where a processor has its group's."""
 
 
 class View(Generic[T]):
@@ -241,7 +243,7 @@ class View(Generic[T]):
             raise TopicError(f"table {self._topic!r} does not exist; create it with: gokamsg topics create")
         build = self._storage_builder or memory_builder
         if self._storage_dir is not None and self._storage_builder is None:
-            home = self._cluster.home(self._storage_dir, "view")
+            home = self._cluster.home(self._storage_dir, VIEWS)
             stack.callback(home.release)
             build = home.storage
         numbers = sorted(range(topic.partitions) if self._wanted is None else self._wanted)
