@@ -43,8 +43,8 @@ MESSAGING_TOPICS = (
     "collector-table",
     "detector-table",
     "detector-loop",
-    *(f"{group}-quarantine{suffix}" for group in MESSAGING_GROUPS for suffix in ("", "-commands")),
 )
+QUARANTINE_TOPICS = tuple(f"{group}-quarantine{suffix}" for group in MESSAGING_GROUPS for suffix in ("", "-commands"))
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -129,9 +129,10 @@ class KafkaCluster:
         """Removes the messaging service's topics and groups; members that were killed are removed first."""
         with self.admin() as admin:
             eventually("the service's groups are gone", lambda: self._drop_groups(admin), timeout_s=20, interval_s=0.2)
-            if there := [topic for topic in admin.list_topics() if topic in MESSAGING_TOPICS]:
+            ours = {*MESSAGING_TOPICS, *QUARANTINE_TOPICS}
+            if there := [topic for topic in admin.list_topics() if topic in ours]:
                 admin.delete_topics(there)
-            eventually("the service's topics are gone", lambda: not {*admin.list_topics()} & {*MESSAGING_TOPICS})
+            eventually("the service's topics are gone", lambda: not {*admin.list_topics()} & ours)
 
     @staticmethod
     def _drop_groups(admin: KafkaAdminClient) -> bool:

@@ -9,7 +9,7 @@ from tests.kafka_server import MESSAGING_TOPICS, KafkaCluster
 
 
 def test_every_topic_follows_from_the_roles() -> None:
-    assert sorted(all_topics()) == sorted(topic for topic in MESSAGING_TOPICS if "-quarantine" not in topic)
+    assert sorted(all_topics()) == sorted(MESSAGING_TOPICS)
     assert tables() == {"blocker-table", "collector-table", "detector-table", "translator-table"}
     assert topics_of("filter") == ("blocker-table", "message_received", "message_sent", "translator-table")
 
