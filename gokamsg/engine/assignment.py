@@ -142,6 +142,9 @@ class Assignment:
             processor.rollback()
             for own in self._own_tables:
                 self.reader.remove(own, partition)
+        for partition in self._commanded:  # their inboxes end with their processors
+            self.reader.remove(quarantine_commands_of(self._graph.group), partition)
+        self._commanded.clear()
         self.running.clear()
         self._started.clear()
         self._restoring.clear()
