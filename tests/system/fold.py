@@ -73,6 +73,19 @@ def read(address: str, topic: str, *, committed: bool = True) -> list[Record]:
         consumer.close()
 
 
+def undecided(address: str, topic: str) -> int:
+    """How many offsets of the topic lie behind the start of a transaction that is still open."""
+    ends: list[int] = []
+    for level in ("read_uncommitted", "read_committed"):
+        consumer = KafkaConsumer(bootstrap_servers=address, isolation_level=level, enable_auto_commit=False)
+        try:
+            numbers = consumer.partitions_for_topic(topic) or ()
+            ends.append(sum(consumer.end_offsets([TopicPartition(topic, number) for number in numbers]).values()))
+        finally:
+            consumer.close()
+    return ends[0] - ends[1]
+
+
 def table(address: str, topic: str) -> dict[str, Any]:
     """The rows of a compacted topic: the last value of each key, without the deleted ones."""
     rows: dict[str, bytes | None] = {}

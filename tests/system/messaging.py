@@ -155,6 +155,17 @@ class Messaging:
         except AssertionError as error:
             raise AssertionError(f"{error}\n\n{self.started.tails()}") from None
 
+    def decided(self, timeout_s: float = 60.0) -> None:
+        """Returns when no transaction is open: what a killed worker left open hides what comes after it, until the
+        brokers abort it."""
+        topics = ("message_sent", "message_received", "block_user", "collector-table", "detector-table")
+        eventually(
+            "every transaction is decided",
+            lambda: all(not fold.undecided(self.cluster.address, topic) for topic in topics),
+            timeout_s=timeout_s,
+            interval_s=0.5,
+        )
+
     def read(self, topic: str, *, committed: bool = True) -> list[fold.Record]:
         return fold.read(self.cluster.address, topic, committed=committed)
 
@@ -163,6 +174,7 @@ class Messaging:
 
     def account(self, sent: "Ledger", *, words: Mapping[str, str] | None = None, silenced: Iterable[str] = ()) -> None:
         """Every message accounted for, as numbered below. Of `silenced` senders a first part may have arrived."""
+        self.decided()
         self.drained()
         in_kafka = self.read("message_sent")
         # 1. message_sent holds every acknowledged message once, and nothing that was not sent.
