@@ -125,6 +125,7 @@ class BatchReader:
         cluster, started = self._consumer._cluster, time.monotonic()
         while not (found := cluster.partitions_for_topic(topic)):
             left_s = timeout_s - (time.monotonic() - started)
+            self._unpark()
             with connecting(self._config), suppress(kafka_errors.UnknownTopicOrPartitionError):
                 cluster.add_topic(topic)
                 self._run(self._consumer._manager.wait_for, cluster.request_update(), max(0.0, left_s) * 1000)
