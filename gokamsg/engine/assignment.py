@@ -245,16 +245,21 @@ class Assignment:
                 self._marks.add(topic, self._topic_ids[topic], partition)
         return positions
 
+    @property
+    def _standby_tables(self) -> list[str]:
+        """What a partition's callbacks need of it: the group's table and its joins."""
+        edges = (self._graph.group_table, *self._graph.joint_tables)
+        return [edge.topic for edge in edges if edge is not None]
+
     def _all_partitions(self) -> set[int]:
-        tables = [edge for edge in (self._graph.group_table, *self._graph.joint_tables) if edge is not None]
-        return set(range(self._clients.tables.partitions(tables[0].topic))) if tables else set()
+        tables = self._standby_tables
+        return set(range(self._clients.tables.partitions(tables[0]))) if tables else set()
 
     def _stand_by(self, partitions: Collection[int]) -> None:
         """Follow the tables of partitions that are not handled here."""
         if not partitions:
             return
-        edges = [edge for edge in (self._graph.group_table, *self._graph.joint_tables) if edge is not None]
-        keys = [(edge.topic, partition) for edge in edges for partition in partitions]
+        keys = [(topic, partition) for topic in self._standby_tables for partition in partitions]
         ends = self._clients.tables.end_offsets(keys, read_committed=True)
         for topic, partition in keys:
             table = self._tables.open(topic, partition, self._topic_ids[topic])
