@@ -6,6 +6,7 @@ with a StateError before a byte is changed. Threads: any; each connection belong
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _TABLES = (
 def open_writer(path: Path, *, fsync: bool) -> sqlite3.Connection:
     """The writing connection of a new or existing file; raises StateError when the file cannot be used."""
     try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # messages: for their user's eyes only
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
     except (sqlite3.Error, OSError) as error:
         raise StateError(

@@ -234,8 +234,8 @@ async def _run(settings: BrokerSettings, on_ready: Callable[[str], None]) -> Non
 def _lock(data_dir: Path) -> IO[str]:
     """Hold the directory's lock file; raises StateError when another broker does."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        held = (data_dir / LOCK_FILE).open("a+")
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = open(data_dir / LOCK_FILE, "a+", opener=_private)  # noqa: SIM115  # closed by stop()
     except OSError as error:
         raise StateError(f"cannot use the data directory {str(data_dir)!r}: {error.strerror}") from error
     try:
@@ -252,6 +252,10 @@ def _lock(data_dir: Path) -> IO[str]:
     held.write(f"{os.getpid()}\n")
     held.flush()
     return held
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _reachable(host: str) -> str:

@@ -231,3 +231,14 @@ def test_full_disk_stops_the_broker_and_loses_nothing_acknowledged(tmp_path: Pat
     with running_broker(data_dir=tmp_path) as again, RawClient(again.address) as client:
         assert fetch(client, "t", 0).high_watermark == acknowledged
         assert client.produce("t", 0, make_batch([(b"k", b"v")])).base_offset == acknowledged
+
+
+def test_messages_are_their_users_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with running_broker(data_dir=tmp_path / "data"):
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o600}, modes
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
