@@ -37,7 +37,7 @@ class Note:
         # A worker goes on without its note: a full disk is for its tables to report.
         with contextlib.suppress(OSError):
             if progress is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 fresh = self._path.with_suffix(".new")
                 fresh.write_text(json.dumps({"rows_done": progress.rows_done, "rows": progress.rows}))
                 fresh.replace(self._path)

@@ -5,6 +5,8 @@
    fences that worker's pending transaction at once and its partitions need no rebalance.
 3. The lock is per directory. A copied directory carries the same ids; the brokers then fence one of the two workers,
    which stops with IdentityError.
+4. The file with the installation id begins with its format. One of an older format is written anew; one of a newer
+   format is refused, since ids made otherwise would fence nobody.
 
 Not here: what is stored in the slot (storage.py).
 """
@@ -15,11 +17,14 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from gokamsg.engine.private import open_private, private_directory
 from gokamsg.errors import StateError
 
+FORMAT = 1
 MAX_SLOTS = 1024
 _INSTALLATION = "installation"
 
@@ -45,12 +50,12 @@ class Identity:
 def acquire(state_dir: Path, cluster_id: str, group: str) -> Identity:
     """Lock the group's lowest free slot for this cluster. Raises StateError when that cannot be done."""
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(state_dir)
         installation = _installation_id(state_dir)
         base = state_dir / cluster_id / group
         for slot in range(MAX_SLOTS):
             directory = base / str(slot)
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory(directory)
             lock = _try_lock(directory / "lock")
             if lock is not None:
                 return Identity(group, directory, installation=installation, slot=slot, lock=lock)
@@ -78,23 +83,40 @@ def lock_existing(state_dir: Path, cluster_id: str, group: str) -> Iterator[tupl
 def _installation_id(state_dir: Path) -> str:
     path = state_dir / _INSTALLATION
     if not path.exists():
-        # Written aside and linked: of two first workers, one id wins and both read it.
-        draft = state_dir / f"{_INSTALLATION}.{uuid.uuid4().hex}"
-        draft.write_text(uuid.uuid4().hex[:12])
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    text = path.read_text().strip()
-    if not text or not text.isalnum():
+        _write_installation(path, uuid.uuid4().hex[:12], once=True)
+    words = path.read_text(encoding="ascii", errors="replace").split()
+    if len(words) == 1 and words[0].isalnum():  # before the files had formats, the id stood alone
+        _write_installation(path, words[0], once=False)
+        return words[0]
+    if len(words) > 1 and words[0] == "format" and words[1].isdigit() and int(words[1]) > FORMAT:
+        raise StateError(
+            f"{str(path)!r} was written by a newer gokamsg (format {words[1]}, and this one knows {FORMAT});"
+            " use that version, or another --state-dir"
+        )
+    if words[:2] != ["format", str(FORMAT)] or len(words) != 3 or not words[2].isalnum():
         raise StateError(f"{str(path)!r} does not hold an installation id; delete the file to make a new one")
-    return text
+    return words[2]
+
+
+def _write_installation(path: Path, installation: str, *, once: bool) -> None:
+    """Written aside first. `once`: of two first workers, one id wins and both read it."""
+    draft = path.with_name(f"{_INSTALLATION}.{uuid.uuid4().hex}")
+    try:
+        with open_private(draft) as file:
+            file.write(f"format {FORMAT}\n{installation}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if once:
+            with suppress(FileExistsError):
+                os.link(draft, path)
+        else:
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _try_lock(path: Path) -> IO[str] | None:
-    file = path.open("a")
+    file = open_private(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -16,6 +16,7 @@ import contextlib
 from pathlib import Path
 
 from gokamsg.engine.options import Start
+from gokamsg.engine.private import private_directory
 from gokamsg.errors import OffsetsLostError, StateError
 
 
@@ -69,7 +70,7 @@ class HandledMarks:
     def add(self, topic: str, topic_id: str, partition: int) -> None:
         """Remember it; raises StateError when the directory cannot be written."""
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory(self._directory)
             with contextlib.suppress(FileExistsError):
                 self._path(topic, topic_id, partition).touch(mode=0o600, exist_ok=False)
         except OSError as error:

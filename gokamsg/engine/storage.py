@@ -19,16 +19,19 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from logging import Logger, NullHandler
+from logging import Logger, NullHandler, getLogger
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sqlitedict import SqliteDict, SqliteMultithread
 
 from gokamsg.engine.memory_storage import MemoryStorage
+from gokamsg.engine.private import private_directory
 from gokamsg.errors import StateError
 
 __all__ = ["MemoryStorage", "SQLiteStorage", "Storage", "boot_id", "distrust", "prefix_limit", "remove_file"]
+
+log = getLogger(__name__)
 
 FORMAT: Final = 1
 PAGE_BYTES: Final = 8192
@@ -141,9 +144,12 @@ class SQLiteStorage:
         self._one_statement = threading.Lock()
         self._file: _File | None = None
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory(path.parent)
             meta = _read_meta(path) if path.exists() else None
-            if meta is None or not _is_trusted(path, meta, topic_id, boot_id):
+            why = "it is damaged" if meta is None else _why_not_trusted(path, meta, topic_id, boot_id)
+            if meta is None or why is not None:
+                if path.exists():
+                    log.warning("local table %r is filled again from Kafka: %s", str(path), why)
                 _remove(path)
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
                 meta = _create(path, topic_id, boot_id)
@@ -394,10 +400,6 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
     finally:
         connection.close()
     return meta
-
-
-def _is_trusted(path: Path, meta: Mapping[str, Any], topic_id: str, boot: str | None) -> bool:
-    return _why_not_trusted(path, meta, topic_id, boot) is None
 
 
 def _why_not_trusted(path: Path, meta: Mapping[str, Any], topic_id: str, boot: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """A worker's slot: locked while it lives, the same ids for whoever comes after it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,50 @@ def test_a_state_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
         acquire(path, "c", "filter")
 
 
-def test_a_damaged_installation_id_is_named(tmp_path: Path) -> None:
-    (tmp_path / "installation").write_text("")
-    with pytest.raises(StateError, match="installation"):
+@pytest.mark.parametrize(
+    "text", ["", "a b", "format 1", "format 1\n../../x", "format one\nabc", "\0", "\u00ff\u00ff", "f/x"]
+)
+def test_a_damaged_installation_id_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "installation").write_text(text)
+    with pytest.raises(StateError, match=r"installation' does not hold an installation id; delete the file"):
         acquire(tmp_path, "c", "filter")
+    assert (tmp_path / "installation").read_text() == text
+
+
+def test_an_installation_of_an_older_format_keeps_its_id(tmp_path: Path) -> None:
+    (tmp_path / "installation").write_text("0123456789ab")
+    for _ in range(2):
+        identity = acquire(tmp_path, "c", "filter")
+        assert identity.transactional_id == "filter-0123456789ab-0"
+        identity.release()
+    assert (tmp_path / "installation").read_text() == "format 1\n0123456789ab\n"
+
+
+def test_an_installation_of_a_newer_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    text = "format 2\nsomething else\n"
+    (tmp_path / "installation").write_text(text)
+    with pytest.raises(StateError, match=r"newer gokamsg \(format 2, and this one knows 1\); use that version, or"):
+        acquire(tmp_path, "c", "filter")
+    assert (tmp_path / "installation").read_text() == text
+
+
+def test_the_state_of_one_cluster_is_not_that_of_another(tmp_path: Path) -> None:
+    one, other = acquire(tmp_path, "one", "filter"), acquire(tmp_path, "other", "filter")
+    assert (one.slot, other.slot) == (0, 0)
+    assert one.directory != other.directory
+    one.release()
+    other.release()
+
+
+def test_what_it_makes_is_its_users_alone_and_nothing_else_is_left(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        acquire(tmp_path / "deep" / "state", "c", "filter").release()
+    finally:
+        os.umask(before)
+    found = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    directories = ("deep", "deep/state", "deep/state/c", "deep/state/c/filter", "deep/state/c/filter/0")
+    assert found == dict.fromkeys(directories, 0o700) | {
+        "deep/state/installation": 0o600,
+        "deep/state/c/filter/0/lock": 0o600,
+    }

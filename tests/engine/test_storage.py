@@ -118,14 +118,48 @@ def test_a_file_of_another_topic_starts_empty(tmp_path: Path) -> None:
     assert what_it_holds(tmp_path / "t.0", topic_id="made anew") == REBUILT
 
 
-def test_a_file_of_another_format_starts_empty(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 99, "1", None])
+def test_a_file_of_another_format_starts_empty_and_says_so(
+    tmp_path: Path, number: object, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "t.0"
     filled(path, clean=True)
+    assert caplog.messages == []
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE meta SET value = 99 WHERE key = 'format'")
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'format'", (number,))
     connection.commit()
     connection.close()
     assert what_it_holds(path) == REBUILT
+    assert caplog.messages == [
+        f"local table {str(path)!r} is filled again from Kafka: it has another format than this version writes"
+    ]
+
+
+@pytest.mark.parametrize("was_clean", [True, False])
+def test_after_a_power_failure_no_torn_or_old_page_is_believed(tmp_path: Path, was_clean: bool, seed: int) -> None:
+    """Pages, log and marks as a disk may hold them that got some writes and missed others: with the mark of a clean
+    file gone, whatever mixture of old, new and torn pages there is, the file is filled again under the next boot."""
+    rng = Random(seed)
+    path = tmp_path / "t.0"
+    filled(path, clean=was_clean)
+    old = path.read_bytes()
+    storage = open_file(path)
+    storage.write({key: b"later " + value for key, value in ROWS.items()}, 6_000)
+    storage.write({b"more %d" % number: b"x" * 300 for number in range(2_000)}, 8_000)
+    new, log = path.read_bytes(), path.with_name("t.0-wal").read_bytes()
+    assert not (tmp_path / "t.0.clean").exists()
+    storage.close(clean=False)
+    for _ in range(20):
+        pages = []
+        for at in range(0, max(len(old), len(new)), 8192):
+            page = rng.choice((old, new))[at : at + 8192] or new[at : at + 8192]
+            torn = rng.randrange(0, 8192, 512)
+            pages.append(page if rng.random() < 0.9 else new[at : at + torn] + page[torn:])
+        path.write_bytes(b"".join(pages))
+        path.with_name("t.0-wal").write_bytes(log[: rng.randrange(len(log) + 1)])
+        path.with_name("t.0-shm").unlink(missing_ok=True)
+        assert what_it_holds(path, boot="after the failure") == REBUILT
+        path.unlink()
 
 
 def test_somebody_else_s_database_starts_empty(tmp_path: Path) -> None:
