@@ -145,6 +145,9 @@ class SQLiteStorage:
         self._file: _File | None = None
         try:
             private_directory(path.parent)
+            if path.exists():
+                # SQLite opens a read-only file without a word, and fails with the first write.
+                os.close(os.open(path, os.O_RDWR))
             meta = _read_meta(path) if path.exists() else None
             why = "it is damaged" if meta is None else _why_not_trusted(path, meta, topic_id, boot_id)
             if meta is None or why is not None:

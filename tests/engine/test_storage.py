@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,6 +252,25 @@ def _not_root() -> Iterator[None]:
 def test_a_place_without_permission_is_told() -> None:
     with pytest.raises(StateError, match=r"cannot be opened: .*[Pp]ermission.*use another --state-dir"):
         open_file(Path("/not-ours/t.0"))
+
+
+def test_a_read_only_file_is_told_and_left_as_it_is() -> None:
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as directory:  # tmp_path is root's alone
+        path = Path(directory, "t.0")
+        os.chmod(directory, 0o777)
+        try:
+            if root:
+                os.seteuid(65_534)
+            filled(path, clean=True)
+            path.chmod(0o400)
+            before = path.read_bytes()
+            with pytest.raises(StateError, match=r"t\.0' cannot be opened: .*denied.*use another --state-dir"):
+                open_file(path)
+            assert path.read_bytes() == before
+        finally:
+            if root:
+                os.seteuid(0)
 
 
 def test_a_full_disk_is_told_and_nothing_half_written_is_left(tmp_path: Path) -> None:
