@@ -195,6 +195,12 @@ class Settings:
         limits=(0, 65535),
         default_text="off",
     )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "Address that the metrics are served on; 0.0.0.0 lets other machines read them.",
+        commands=("process",),
+        metavar="ADDRESS",
+    )
     keep: int = setting(5, "collector: how many messages a feed keeps.", commands=("process", "up"), limits=(1, 1000))
     detect_messages: int = setting(
         200,

@@ -19,6 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"] == "gokamsg"}
 BROKERS = {name: service for name, service in SERVICES.items() if name not in OURS}
+KAFKA_VERSION = next(iter(BROKERS.values()))["image"].rpartition(":")[2]
 ROLES = {name: service for name, service in OURS.items() if service["command"][0] == "process"}
 
 _SERVICE_ADDRESS = re.compile(rf"\b({'|'.join(map(re.escape, SERVICES))}):(\d+)")

@@ -5,7 +5,8 @@ kafka_address   its address
 clean_cluster   the same cluster without the messaging service's topics and groups: for tests that use those names
 own_cluster     a cluster of the test's own, to be stopped, killed and started again
 start_kafka     starts Apache Kafkas with settings of their own
-three_nodes     compose.yaml's three brokers on this machine, for one test; `local` says where its services are
+three_nodes     compose.yaml's three brokers on this machine, of the version that it names; `local` says where its
+                services are
 fresh_name      names that no other test uses, for topics and groups
 run             starts `gokamsg` processes that end with the test
 seed            the test's random seed: --seed, or a new one; it is printed
@@ -23,10 +24,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.compose import KAFKA_VERSION as COMPOSE_KAFKA_VERSION
 from tests.compose import Local
 from tests.embedded_server import EmbeddedServer
 from tests.helpers import Processes, processes, say, unavailable
-from tests.kafka_server import KafkaCluster, KafkaServer, KafkaThreeNodes, KafkaUnavailableError, kafka_libs
+from tests.kafka_server import (
+    KAFKA_VERSION,
+    KafkaCluster,
+    KafkaServer,
+    KafkaThreeNodes,
+    KafkaUnavailableError,
+    kafka_libs,
+)
 
 StartKafka = Callable[..., KafkaServer]
 OwnServer = EmbeddedServer | KafkaServer
@@ -67,8 +76,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def libs(request: pytest.FixtureRequest) -> Path:
+    return _libs(request, KAFKA_VERSION)
+
+
+def _libs(request: pytest.FixtureRequest, version: str) -> Path:
     try:
-        return kafka_libs()
+        return kafka_libs(version)
     except KafkaUnavailableError as error:
         unavailable(request.config, str(error))
         raise
@@ -154,8 +167,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
 
 
 @pytest.fixture
-def three_nodes(libs: Path, local: Local) -> Iterator[KafkaThreeNodes]:
-    cluster = local.brokers(libs)
+def three_nodes(request: pytest.FixtureRequest, local: Local) -> Iterator[KafkaThreeNodes]:
+    cluster = local.brokers(_libs(request, COMPOSE_KAFKA_VERSION))
     try:
         cluster.start()
         yield cluster

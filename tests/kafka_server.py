@@ -1,7 +1,7 @@
 """A real Apache Kafka for tests: one KRaft node, or three, started from Maven Central's jars in a few seconds.
 
 1. The jars are fetched once, into the user's cache directory, and used again when that copy is complete;
-   GOKAMSG_KAFKA_LIBS names a directory that has them already.
+   GOKAMSG_KAFKA_LIBS names a directory that has those of KAFKA_VERSION already.
 2. A node keeps its address and its data over stop, kill and start; `close` leaves no process behind.
 3. Three nodes are set up by what sets them up in Apache Kafka's container image, from the same KAFKA_* variables.
 4. `clean` removes the messaging service's own topics and groups, and nothing else.
@@ -46,11 +46,11 @@ MESSAGING_TOPICS = (
 )
 QUARANTINE_TOPICS = tuple(f"{group}-quarantine{suffix}" for group in MESSAGING_GROUPS for suffix in ("", "-commands"))
 
-_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+_POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>local</groupId><artifactId>kafka-libs</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies><dependency>
-    <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+    <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version>
   </dependency></dependencies>
 </project>
 """
@@ -77,30 +77,30 @@ class KafkaUnavailableError(Exception):
     """Apache Kafka cannot be had here; str() is the reason a skip shows."""
 
 
-def kafka_libs() -> Path:
+def kafka_libs(version: str = KAFKA_VERSION) -> Path:
     """The directory of Apache Kafka's jars, fetched with Maven when there is no complete copy yet."""
     if shutil.which("java") is None:
         raise KafkaUnavailableError("Apache Kafka needs Java 17 on PATH")
-    if given := os.environ.get(LIBS_VARIABLE):
+    if version == KAFKA_VERSION and (given := os.environ.get(LIBS_VARIABLE)):
         if not list(Path(given).glob(f"kafka_2.13-{KAFKA_VERSION}.jar")):
             raise KafkaUnavailableError(f"{LIBS_VARIABLE}={given!r} does not hold Apache Kafka {KAFKA_VERSION}")
         return Path(given)
     cache = Path(platformdirs.user_cache_dir("gokamsg-tests"))
-    libs = cache / f"kafka-{KAFKA_VERSION}"
+    libs = cache / f"kafka-{version}"
     if libs.is_dir():  # complete by construction: it is renamed into place
         return libs
     if shutil.which("mvn") is None:
         raise KafkaUnavailableError(f"Apache Kafka's jars need Maven on PATH, or {LIBS_VARIABLE} naming a copy of them")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        Path(scratch, "pom.xml").write_text(_POM)
+        Path(scratch, "pom.xml").write_text(_POM.format(version=version))
         fetched = Path(scratch, "libs")
         command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
         done = subprocess.run(
             command, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
         )
         if done.returncode != 0:
-            raise KafkaUnavailableError(f"Maven could not fetch Apache Kafka {KAFKA_VERSION}: {done.stdout[-500:]}")
+            raise KafkaUnavailableError(f"Maven could not fetch Apache Kafka {version}: {done.stdout[-500:]}")
         with contextlib.suppress(OSError):  # another test run was faster; its copy is as good
             fetched.rename(libs)
     return libs

@@ -243,7 +243,8 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     assert (nobody.returncode, nobody.stdout) == (1, "")
     assert nobody.stderr == "Error: Alice not found! Nobody has written to them yet.\n"
 
-    workers = run.gokamsg("process", "--role", "collector", "--metrics-port", "0", name="workers", env=env)
+    at = ("--metrics-host", "0.0.0.0", "--metrics-port", "0")
+    workers = run.gokamsg("process", "--role", "collector", *at, name="workers", env=env)
     workers.wait_line(r"^collector: running, 8 partitions \(0-7\), exactly-once$", timeout_s=60)
     assert ok("send", "--direct", "Bob", "Alice", "a\nb") == "Sent to Alice (message_received/7, offset 0).\n"
     shown = "Latest messages for Alice\n0        Bob: a\\nb\n"
@@ -268,7 +269,7 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     assert next(row[:4] for row in rows if row[0] == "collector") == ["collector", "1", "8", "0"]
     assert next(row[5].split("  ") for row in rows if row[0] == "detector") == ["never ran", "0"]
 
-    metrics = workers.wait_line(r"metrics: (http://\S+)")[1]
+    metrics = workers.wait_line(r"metrics: (http://0\.0\.0\.0:\S+)")[1]
     import urllib.request
 
     with urllib.request.urlopen(metrics, timeout=10) as answer:

@@ -45,7 +45,7 @@ HELP = {
             "gokamsg process",
             "gokamsg process --role filter --role collector --workers 2",
             "gokamsg process --role detector --detect-messages 50 --detect-share 0.6",
-            "gokamsg process --guarantee at-least-once --metrics-port 9464",
+            "gokamsg process --metrics-port 9464 --metrics-host 0.0.0.0",
         ),
         short="Run one or several roles.",
         more="Each worker is a process of its own, and is started again if it fails. Instances of a role share its "

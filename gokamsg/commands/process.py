@@ -84,12 +84,12 @@ def worker_specs(settings: Settings) -> list[ChildSpec]:
 
 @contextmanager
 def served_metrics(settings: Settings, statuses: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """While it lasts, Prometheus finds the workers' metrics on --metrics-port."""
+    """While it lasts, Prometheus finds the workers' metrics on --metrics-host and --metrics-port."""
     if settings.metrics_port is None:
         yield
         return
     from gokamsg.messaging.metrics import WorkerMetrics
-    from gokamsg.messaging.server import HttpServer, listen
+    from gokamsg.messaging.server import HttpServer, listen, url_of
 
     metrics = WorkerMetrics(statuses)
 
@@ -98,8 +98,8 @@ def served_metrics(settings: Settings, statuses: Mapping[str, Mapping[str, Any]]
         start_response("200 OK", [("Content-Type", answer.content_type)])
         return [answer.body]
 
-    listener = listen("127.0.0.1", settings.metrics_port)
-    console.note(f"metrics: http://127.0.0.1:{listener.getsockname()[1]}/metrics")
+    listener = listen(settings.metrics_host, settings.metrics_port, flag="--metrics-port")
+    console.note(f"metrics: {url_of(listener)}/metrics")
     server = HttpServer(app, listener, threads=2)
     thread = threading.Thread(target=server.run, name="metrics", daemon=True)
     thread.start()

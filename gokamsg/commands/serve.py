@@ -23,7 +23,7 @@ def serve(settings: Settings) -> None:
     from gokamsg.engine import Emitter, View
     from gokamsg.messaging.collector import MESSAGES, TABLE
     from gokamsg.messaging.messages import MESSAGE, RECEIVED, SENT
-    from gokamsg.messaging.server import HttpServer, is_loopback, listen
+    from gokamsg.messaging.server import HttpServer, is_loopback, listen, url_of
     from gokamsg.messaging.service import create_app
 
     config = client_config(settings)
@@ -36,8 +36,7 @@ def serve(settings: Settings) -> None:
     server = HttpServer(app, listener)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: server.stop())
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    url = url_of(listener)
     view.start()
     watch = Watch(view, on_end=server.stop)
     try:

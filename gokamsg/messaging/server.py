@@ -20,8 +20,8 @@ DRAIN_S = 15.0
 RECEIVED_BYTES = 1024 * 1024
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises GokamsgError if the address cannot be had."""
+def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
+    """A listening socket. Raises GokamsgError if the address cannot be had; `flag` chooses another port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = (error.strerror or str(error)).lower()
-        raise GokamsgError(f"cannot listen on {host}:{port}: {reason}. Choose another with --port.") from error
+        raise GokamsgError(f"cannot listen on {host}:{port}: {reason}. Choose another with {flag}.") from error
     return listener
 
 
@@ -81,6 +81,12 @@ class HttpServer:
         """How many connections have a request that is not answered in full. Any thread."""
         channels = list(self._server.active_channels.values())
         return sum(bool(channel.requests or channel.total_outbufs_len) for channel in channels)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where the socket is reached by HTTP."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def is_loopback(listener: socket.socket) -> bool:
