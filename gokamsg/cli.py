@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C. No traceback r
 """
 
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -27,6 +28,17 @@ from gokamsg.commands.registration import INTERRUPTED, app
 
 # Typer carries a Click of its own since 0.16; this finds the class wherever it lives.
 UsageFailure: Any = typer.BadParameter.__bases__[0]
+
+CLICKS_WORDS = (
+    (r"Invalid value for '(-\S+)': (.+) is not a valid int(eger)?\.?$", r"\1 is \2; it must be a whole number."),
+    (r"Invalid value for '(-\S+)': (.+) is not a valid float\.?$", r"\1 is \2; it must be a number."),
+    (r"Got unexpected extra arguments? ?(\(s\))? \((.+)\)\.?$", r"there is no place for '\2'."),
+    (r"No such option: (\S+) \(Possible options: (.+)\)\.?$", r"there is no option \1. Did you mean \2?"),
+    (r"No such option: (\S+)", r"there is no option \1"),
+    (r"No such command ('[^']*')", r"there is no command \1"),
+    (r"Missing argument ('[^']*')", r"\1 is missing"),
+    (r"Option ('[^']*') requires an argument", r"\1 needs a value"),
+)
 
 ORDER = (
     *("up", "broker", "serve", "process", "loadgen", "send", "feed", "block", "unblock", "translate"),
@@ -57,9 +69,15 @@ def usage_error(failure: Any) -> int:
         console.out(context.get_help())
         return 0
     path = context.command_path if context is not None else "gokamsg"
-    text = failure.format_message().rstrip(".")
-    console.error(f"{text}{'' if text.endswith('?') else '.'}\nSee '{path} --help'.")
+    console.error(f"{in_our_words(failure.format_message())}\nSee '{path} --help'.")
     return 2
+
+
+def in_our_words(text: str) -> str:
+    """Click's sentence about wrong usage as the other errors are written."""
+    for pattern, words in CLICKS_WORDS:
+        text = re.sub(pattern, words, text)
+    return text[:1].lower() + text[1:]
 
 
 def main() -> None:

@@ -436,7 +436,7 @@ SETTINGS = _rows()
 def settings_of(command: str) -> tuple[Setting, ...]:
     """The settings that a command takes, its own first, in the order of the table."""
     taken = [row for row in SETTINGS if command in row.commands]
-    return tuple(sorted(taken, key=lambda row: len(row.commands) > 4))
+    return tuple(sorted(taken, key=lambda row: row.commands in (ON_KAFKA, CLIENTS, PRINTING)))
 
 
 def render_settings() -> str:

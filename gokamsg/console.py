@@ -111,6 +111,8 @@ def rich_console(stream: IO[str]) -> Console:
 def error(message: str) -> None:
     """'Error: …' on stderr; further lines of the message are remedies."""
     lines = [visible(line) for line in discreet(message).splitlines()] or ["failed"]
+    if not lines[0].endswith((".", "?", "!", ":")):
+        lines[0] += "."
     if is_rich(sys.stderr):
         from rich.text import Text
 

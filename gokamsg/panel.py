@@ -1,7 +1,7 @@
 """What `gokamsg up` shows while it runs, as lines of text. Pure: state in, lines out.
 
-One row per role, the newest messages and blocks, and the keys that work. Lines fit the width; columns that do not are
-left out from the right.
+One row per role, the rate of each topic, the newest messages and blocks, and the keys that work. Lines fit the width;
+columns that do not are left out from the right.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-READS = {
-    "blocker": "block_user",
-    "translator": "translate-word",
-    "collector": "message_received",
-    "filter": "message_sent",
-    "detector": "message_sent, its loop",
+# The topics, and the role whose rate is theirs.
+TOPICS = {
+    "message_sent": "filter",
+    "message_received": "collector",
+    "block_user": "blocker",
+    "translate-word": "translator",
 }
 
 Status = Mapping[str, Any]
 
-_COLUMNS = ("role", "state", "partitions", "records/s", "lag", "commit", "bad", "parked", "reads")
+_COLUMNS = ("role", "state", "partitions", "records/s", "lag", "commit", "bad", "parked")
 _NUMBERS = {"partitions", "records/s", "lag", "commit", "bad", "parked"}
 
 
@@ -28,6 +28,7 @@ def panel(statuses: Mapping[str, Status], news: Sequence[str], *, width: int, ur
     """The whole panel."""
     rows = [_row(name, status) for name, status in statuses.items()]
     lines = _table(rows, width)
+    lines.append(_rates(statuses))
     lines.append("")
     lines += [f"  {line}" for line in news] or ["  No message yet."]
     lines.append("")
@@ -61,7 +62,6 @@ def _cells_of(character: str) -> int:
 
 
 def _row(name: str, status: Status) -> dict[str, str]:
-    role = name.partition("/")[0]
     restoring = status.get("restoring")
     if status.get("notice"):
         state = "waiting for the broker"
@@ -77,11 +77,20 @@ def _row(name: str, status: Status) -> dict[str, str]:
         "partitions": str(len(status.get("partitions", ()))),
         "records/s": f"{status.get('records_per_s', 0.0):,.0f}",
         "lag": f"{status.get('lag', 0):,}",
-        "commit": f"{status.get('commit_ms', 0.0):,.1f} ms",
+        "commit": f"{commit_ms:,.1f} ms" if (commit_ms := status.get("commit_ms")) else "-",
         "bad": f"{status.get('bad_records', 0):,}",
         "parked": f"{status.get('parked_records', 0):,}",
-        "reads": READS.get(role, ""),
     }
+
+
+def _rates(statuses: Mapping[str, Status]) -> str:
+    """How many records a second are read of each topic."""
+
+    def rate(role: str) -> float:
+        workers = (status for name, status in statuses.items() if name.partition("/")[0] == role)
+        return sum(float(status.get("records_per_s", 0.0)) for status in workers)
+
+    return "  ".join(f"{topic} {rate(role):,.0f}/s" for topic, role in TOPICS.items())
 
 
 def _table(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:

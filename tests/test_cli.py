@@ -106,9 +106,16 @@ def test_the_version_is_the_packages() -> None:
 def test_wrong_usage_is_one_line_and_where_help_is() -> None:
     done = run_gokamsg("feed")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "Error: Missing argument 'USER'.\nSee 'gokamsg feed --help'.\n"
+    assert done.stderr == "Error: 'USER' is missing.\nSee 'gokamsg feed --help'.\n"
     done = run_gokamsg("fed", "Alice")
-    assert done.stderr == "Error: No such command 'fed'. Did you mean 'feed'?\nSee 'gokamsg --help'.\n"
+    assert done.stderr == "Error: there is no command 'fed'. Did you mean 'feed'?\nSee 'gokamsg --help'.\n"
+    assert run_gokamsg("process", "--rol", "filter").stderr.startswith(
+        "Error: there is no option --rol. Did you mean --role?\n"
+    )
+    assert run_gokamsg("process", "--workers", "x").stderr.startswith(
+        "Error: --workers is 'x'; it must be a whole number.\n"
+    )
+    assert run_gokamsg("feed", "Alice", "Bob").stderr.startswith("Error: there is no place for 'Bob'.\n")
     done = run_gokamsg("topics", "destroy")
     assert (done.returncode, done.stderr.splitlines()[1]) == (2, "See 'gokamsg topics --help'.")
     done = run_gokamsg("process", "--role", "filtr")
@@ -124,6 +131,7 @@ def test_wrong_usage_is_one_line_and_where_help_is() -> None:
         (("send", "Bob", "y" * 2000, "x"), "2,000 bytes"),
         (("block", ""), "the user name is empty"),
         (("translate", "two words", "x"), "more than one word"),
+        (("quarantine", "show", "message_sent"), "does not name a record"),
     ],
 )
 def test_names_are_checked_before_anything_is_done(arguments: tuple[str, ...], said: str) -> None:

@@ -28,7 +28,7 @@ def test_tables_are_aligned_and_plain_in_a_pipe(capsys: pytest.CaptureFixture[st
 def test_an_error_is_one_line_and_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     assert console.report(UsageError("no such thing.\nUse another."), debug=False) == 2
     assert console.report(StateError("disk full"), debug=False) == 1
-    assert capsys.readouterr().err == "Error: no such thing.\nUse another.\nError: disk full\n"
+    assert capsys.readouterr().err == "Error: no such thing.\nUse another.\nError: disk full.\n"
 
 
 def test_what_is_hidden_never_reaches_stderr(
@@ -44,7 +44,7 @@ def test_what_is_hidden_never_reaches_stderr(
     console.out("data: pass")
     printed = capsys.readouterr()
     assert "pass" not in printed.err
-    assert printed.err.splitlines()[:3] == ["a ***", "Error: b ***", "c b'***' '***'"]
+    assert printed.err.splitlines()[:3] == ["a ***", "Error: b ***.", "c b'***' '***'"]
     assert printed.out == "data: pass\n"
 
 

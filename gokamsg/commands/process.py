@@ -98,7 +98,7 @@ def served_metrics(settings: Settings, statuses: Mapping[str, Mapping[str, Any]]
         start_response("200 OK", [("Content-Type", answer.content_type)])
         return [answer.body]
 
-    listener = listen(settings.metrics_host, settings.metrics_port, flag="--metrics-port")
+    listener = listen(settings.metrics_host, settings.metrics_port, flags=("--metrics-host", "--metrics-port"))
     console.note(f"metrics: {url_of(listener)}/metrics")
     server = HttpServer(app, listener, threads=2)
     thread = threading.Thread(target=server.run, name="metrics", daemon=True)

@@ -3,6 +3,7 @@
 The roles' workers own their quarantines; what changes them is sent to the workers, and done when they say so.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -149,6 +150,8 @@ def used_topics(admin: "Admin", names: list[str]) -> set[str]:
 
 def the_record(settings: Settings, name: str, stack: ExitStack) -> tuple[str, "QuarantineClient", "ParkedRecord"]:
     """The record of that name. Raises UsageError when there is none, or several roles have it."""
+    if not re.fullmatch(r"[^/]+/\d+/\d+", name):
+        raise UsageError(f"{name!r} does not name a record; 'gokamsg quarantine list' does: topic/partition/offset.")
     found = [
         (role, quarantine, record)
         for role, quarantine in quarantines(settings, stack)

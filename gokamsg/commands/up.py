@@ -55,8 +55,10 @@ def up(settings: Settings) -> None:
     show.begin(everything.stop)
     try:
         everything.run()
-    finally:
-        show.end()
+    except BaseException:
+        show.end("")  # what failed is said next
+        raise
+    show.end("stopped")
 
 
 def broker_spec(settings: Settings) -> ChildSpec:
@@ -164,8 +166,8 @@ class Display:
             console.note(f"gokamsg {__version__}, data in {console.home_text(self._settings.data_path)}")
         self._keys = console.Keys({"q": stop}) if console.is_rich(sys.stderr) and not self._settings.json else None
 
-    def end(self) -> None:
-        """Takes the panel away and says that everything has stopped."""
+    def end(self, said: str) -> None:
+        """Takes the panel away and says how everything ended."""
         self._ended.set()
         for thread in self._threads:
             thread.join(2.0)
@@ -173,8 +175,8 @@ class Display:
             self._live.close()
         if self._keys is not None:
             self._keys.close()
-        if not self._settings.json:
-            console.note("stopped")
+        if said and not self._settings.json:
+            console.note(said)
 
     # --- what the parts say -------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ stop() closes the door: no connection is accepted any more, requests that were r
 returns. Threads: run() belongs to one thread; stop() may be called from any thread and from signal handlers.
 """
 
+import errno
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -20,8 +21,8 @@ DRAIN_S = 15.0
 RECEIVED_BYTES = 1024 * 1024
 
 
-def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
-    """A listening socket. Raises GokamsgError if the address cannot be had; `flag` chooses another port."""
+def listen(host: str, port: int, *, flags: tuple[str, str] = ("--host", "--port")) -> socket.socket:
+    """A listening socket. Raises GokamsgError if the address cannot be had; `flags` choose another host or port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -34,6 +35,7 @@ def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     except OSError as error:
         listener.close()
         reason = (error.strerror or str(error)).lower()
+        flag = flags[0] if error.errno == errno.EADDRNOTAVAIL else flags[1]
         raise GokamsgError(f"cannot listen on {host}:{port}: {reason}. Choose another with {flag}.") from error
     return listener
 

@@ -311,7 +311,7 @@ def _list(config: ClientConfig) -> str:
 
 
 def _nobody(config: ClientConfig, why: str) -> str:
-    return f"no Kafka broker answers at {_list(config)} ({why})"
+    return f"no Kafka broker answers at {_list(config)} ({why.removeprefix(f'{_list(config)}: ')})"
 
 
 def _text(error: BaseException) -> str:
