@@ -1,6 +1,7 @@
 """Writes to the service's small inputs while a test runs, with kafka-python alone."""
 
 import itertools
+import json
 import random
 import threading
 
@@ -44,3 +45,30 @@ class Drip:
 
     def _send(self, topic: str, key: str, value: str) -> None:
         self._producer.send(topic, value.encode(), key.encode(), partition=partition_of(key, 8))
+
+
+class Trickle:
+    """Ten messages a second to each partition of message_received, one person for each partition."""
+
+    def __init__(self, cluster: KafkaCluster) -> None:
+        self._producer = KafkaProducer(bootstrap_servers=cluster.address, acks="all", linger_ms=0)
+        names = (f"everybody {number}" for number in itertools.count())
+        self._people = {partition_of(name, 8): name for name in itertools.islice(names, 200)}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trickle", daemon=True)
+
+    def __enter__(self) -> "Trickle":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=30)
+        self._producer.flush()
+        self._producer.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            for partition, name in self._people.items():
+                value = json.dumps({"From": "Bob", "To": name, "Content": "tick"})
+                self._producer.send("message_received", value.encode(), name.encode(), partition=partition)
