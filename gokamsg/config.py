@@ -363,7 +363,7 @@ def load_client_properties(path: str | None) -> dict[str, str]:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"--kafka-config {path!r} cannot be read: {reason}.") from error
     properties: dict[str, str] = {}
     for number, line in _logical_lines(text):

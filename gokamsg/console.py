@@ -183,9 +183,10 @@ def set_up_logging(*, debug: bool) -> None:
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), redraw: bool = False
 ) -> None:
-    """A table on stdout: aligned columns, no lines; a bold header on a terminal. `right`: columns of numbers.
+    """A table on stdout: aligned columns, no lines. `right`: columns of numbers.
 
-    `redraw`: on a terminal it takes the place of what is there.
+    On a terminal its header is bold, and what does not fit into a line is left out; with `redraw` it takes the place of
+    what is there.
     """
     from rich.cells import cell_len, set_cell_size
 
@@ -202,11 +203,20 @@ def table(
         console = rich_console(sys.stdout)
         if redraw:
             console.clear()
-        console.print(line(columns), style="bold")
-    else:
-        out(line(columns))
+        console.print(fitted(line(columns), console.width), style="bold")
+        for row in shown:
+            out(fitted(line(row), console.width))
+        return
+    out(line(columns))
     for row in shown:
         out(line(row))
+
+
+def fitted(text: str, width: int) -> str:
+    """The text within `width` columns of a terminal; an ellipsis stands for what does not fit."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
 def count_text(number: float) -> str:

@@ -28,8 +28,7 @@ def panel(statuses: Mapping[str, Status], news: Sequence[str], *, width: int, ur
     """The whole panel."""
     rows = [_row(name, status) for name, status in statuses.items()]
     lines = _table(rows, width)
-    lines.append(_rates(statuses))
-    lines.append("")
+    lines += ["", _rates(statuses), ""]
     lines += [f"  {line}" for line in news] or ["  No message yet."]
     lines.append("")
     lines.append(f"{url}   up {_clock(uptime_s)}   q or Ctrl-C stops")

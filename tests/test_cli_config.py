@@ -119,7 +119,7 @@ def test_secrets_are_told_from_other_properties() -> None:
 
 
 def test_files_that_are_no_properties_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"cannot be read: no such file"):
         load_client_properties(str(tmp_path / "absent"))
     file = tmp_path / "bad"
     file.write_text("a=b\nnonsense\n")

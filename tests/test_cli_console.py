@@ -25,6 +25,12 @@ def test_tables_are_aligned_and_plain_in_a_pipe(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "group        lag\ncollector      7\n名前       1,204\n"
 
 
+def test_a_row_is_cut_where_the_terminal_ends() -> None:
+    assert console.fitted("collector  名前", 15) == "collector  名前"
+    assert console.fitted("collector  名前", 14) == "collector  名…"
+    assert console.fitted("collector  名前", 5) == "coll…"
+
+
 def test_an_error_is_one_line_and_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     assert console.report(UsageError("no such thing.\nUse another."), debug=False) == 2
     assert console.report(StateError("disk full"), debug=False) == 1

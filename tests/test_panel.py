@@ -24,7 +24,7 @@ def test_a_row_says_state_rate_and_lag_and_a_line_the_rates_of_the_topics() -> N
     lines = shown(120)
     assert lines[0].split() == ["role", "state", "partitions", "records/s", "lag", "commit", "bad", "parked"]
     assert lines[1].split() == ["filter", "running", "8", "1,204", "37", "4.2", "ms", "2", "3"]
-    assert lines[3] == "message_sent 1,204/s  message_received 1,204/s  block_user 0/s  translate-word 0/s"
+    assert lines[4] == "message_sent 1,204/s  message_received 1,204/s  block_user 0/s  translate-word 0/s"
     assert "  Bob to Alice: Hey" in lines
     assert lines[-1] == "http://127.0.0.1:8080   up 1:02:05   q or Ctrl-C stops"
 
@@ -48,7 +48,7 @@ def test_nothing_is_wider_than_the_terminal() -> None:
 
 def test_the_workers_of_a_role_share_its_topic_and_one_that_never_committed_has_no_time_for_it() -> None:
     lines = panel({"filter/1": RUNNING, "filter/2": {**RUNNING, "commit_ms": 0.0}}, [], width=120, url="", uptime_s=0)
-    assert "message_sent 2,409/s" in lines[3]
+    assert "message_sent 2,409/s" in lines[4]
     assert lines[2].split()[5] == "-"
 
 

@@ -237,7 +237,8 @@ def _lock(data_dir: Path) -> IO[str]:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = open(data_dir / LOCK_FILE, "a+", opener=_private)  # noqa: SIM115  # closed by stop()
     except OSError as error:
-        raise StateError(f"cannot use the data directory {str(data_dir)!r}: {error.strerror}") from error
+        reason = (error.strerror or str(error)).lower()
+        raise StateError(f"cannot use the data directory {str(data_dir)!r}: {reason}") from error
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -43,7 +43,7 @@ def list_records(settings: Settings) -> None:
         console.note("Nothing is in quarantine.")
         return
     console.table(("role", "record", "key", "tries", "why"), rows, right=("tries",))
-    console.note("Look at one with 'gokamsg quarantine show RECORD'; 'gokamsg quarantine retry' processes them again.")
+    console.note("'gokamsg quarantine show RECORD' shows one of them; 'retry' processes them again.")
 
 
 @command("quarantine show", "Show one record in quarantine, with its value, its error and the traceback.")

@@ -146,10 +146,12 @@ def show(
     if not as_json:
         columns = ("group", "members", "partitions", "lag", "records/s", "state", "parked")
         console.table(columns, rows, right=("members", "partitions", "lag", "records/s"), redraw=redraw)
+        if any(present.parked_keys for present in now.values()):
+            console.note("'gokamsg quarantine list' shows what is parked.")
 
 
 def parked_text(present: GroupStatus) -> str:
-    """'0', '2 keys (gokamsg quarantine list)'."""
+    """'0', '2 keys'."""
     if not present.parked_keys:
         return "0"
-    return f"{present.parked_keys} key{'s' if present.parked_keys > 1 else ''} (gokamsg quarantine list)"
+    return f"{present.parked_keys} key{'s' if present.parked_keys > 1 else ''}"

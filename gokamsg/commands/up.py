@@ -25,6 +25,7 @@ from .stopping import stop_on_signals
 
 TABLES_DATA = "tables"
 PANEL_EVERY_S = 0.5
+MOST_SAID = 1000
 MODULES = (
     "gokamsg.engine",
     "gokamsg.messaging.roles",
@@ -237,6 +238,9 @@ class Display:
 
     def _watch(self) -> None:
         """Looks at the newest messages and blocks, and draws; ends with everything else."""
+        if not console.is_rich(sys.stderr):
+            self._tell_blocks()
+            return
         from gokamsg.engine import Tail
         from gokamsg.messaging.blocker import BLOCK_EVENT, BLOCK_USER
         from gokamsg.messaging.messages import MESSAGE, RECEIVED
@@ -245,8 +249,6 @@ class Display:
         from .kafka import client_config
 
         assert self.brokers is not None
-        if not console.is_rich(sys.stderr):
-            return
         self._live = console.Live()
         with Tail(client_config(self.brokers), {RECEIVED: MESSAGE, BLOCK_USER: BLOCK_EVENT}) as tail:
             while not self._ended.wait(PANEL_EVERY_S):
@@ -263,6 +265,28 @@ class Display:
                         uptime_s=self._elapsed(),
                     )
                 self._live.draw(lines)
+
+    def _tell_blocks(self) -> None:
+        """A line for each user who is blocked or heard again: of a spammer's many blocks the first one."""
+        from gokamsg.engine import Tail
+        from gokamsg.messaging.blocker import BLOCK_EVENT, BLOCK_USER
+
+        from .kafka import client_config
+
+        assert self.brokers is not None
+        said: dict[str, bool] = {}
+        with Tail(client_config(self.brokers), {BLOCK_USER: BLOCK_EVENT}) as tail:
+            while not self._ended.wait(1.0):
+                try:
+                    records = tail.newest(timeout_s=2.0)
+                except GokamsgError:
+                    continue  # the broker is away for a moment; the roles say so
+                for record in records:
+                    if record.value is not None and said.get(record.key) is not record.value.unblock:
+                        said[record.key] = record.value.unblock
+                        self._line(f"{record.key} is {'no longer ' if record.value.unblock else ''}blocked")
+                if len(said) > MOST_SAID:
+                    said.clear()
 
     def _note_news(self, records: Sequence[Any]) -> None:
         from gokamsg.messaging.blocker import BLOCK_USER
