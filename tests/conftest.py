@@ -4,6 +4,7 @@ kafka_cluster   a cluster for the session: `.address`, `.admin()`, `.create_topi
 kafka_address   its address
 clean_cluster   the same cluster without the messaging service's topics and groups: for tests that use those names
 own_cluster     a cluster of the test's own, to be stopped, killed and started again
+own_embedded    the same, of the embedded broker only: for what does not depend on whose broker it is
 start_kafka     starts Apache Kafkas with settings of their own
 three_nodes     compose.yaml's three brokers on this machine, of the version that it names; `local` says where its
                 services are
@@ -181,6 +182,12 @@ def own_cluster(
     request: pytest.FixtureRequest, broker_kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OwnServer]:
     with _started(_server(request, broker_kind, tmp_path_factory.mktemp(f"own-{broker_kind}"))) as server:
+        yield server
+
+
+@pytest.fixture
+def own_embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
+    with _started(EmbeddedServer(tmp_path_factory.mktemp("own-embedded"))) as server:
         yield server
 
 

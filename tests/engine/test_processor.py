@@ -95,7 +95,7 @@ def test_two_members_share_the_partitions_and_nothing_is_lost_or_doubled(
 ) -> None:
     source, group = topic("in"), fresh_name("group")
     graph = counting(group, source)
-    for round_ in range(3):
+    for round_ in range(2):
         scene.produce(source, [(f"k{i % 40}", "x") for i in range(400)])
         with scene.running(graph) as first:
             first.wait_at_work()

@@ -15,7 +15,7 @@ from tests.engine.test_processor import counting, scene, topic  # noqa: F401 - f
 from tests.helpers import eventually
 
 Fresh = Callable[[str], str]
-KEYS = 20_000
+KEYS = 5_000
 
 
 def _fill(scene: Scene, source: str, group: str) -> None:  # noqa: F811

@@ -126,6 +126,28 @@ class Messaging:
         offsets = admin.list_group_offsets({group: None})[group]
         return {(partition.topic, partition.partition): at.offset for partition, at in offsets.items()}
 
+    def commits_again(self, role: str, *, every_partition: bool, timeout_s: float) -> float:
+        """Seconds until the role's group has committed more than now, in some or in every partition of its input."""
+        topic, started = INPUTS[GROUPS[role]][0], time.monotonic()
+        with self.cluster.admin() as admin:
+
+            def offsets() -> dict[int, int]:
+                return {at[1]: n for at, n in self.committed(GROUPS[role], admin).items() if at[0] == topic}
+
+            before = offsets()
+
+            def moved() -> bool:
+                now = offsets()
+                moves = [now.get(number, 0) > before.get(number, 0) for number in range(8)]
+                assert all(moves) if every_partition else any(moves), f"moved: {moves}"
+                return True
+
+            try:
+                eventually(f"{role} commits again", moved, timeout_s=timeout_s)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n\n{self.started.tails()}") from None
+        return time.monotonic() - started
+
     def drained(self, *groups: str, timeout_s: float = 60.0) -> None:
         """Returns when each group has committed everything of its input."""
         with self.cluster.admin() as admin:

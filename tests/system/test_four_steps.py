@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from tests.helpers import eventually, slowness
+from tests.helpers import eventually, say, slowness
 from tests.system import fold
 from tests.system.messaging import Messaging
 
@@ -99,15 +99,19 @@ def _is_dropped(messaging: Messaging, sender: str, recipient: str) -> bool:
 
 
 def test_commands_answer_within_a_second(messaging: Messaging) -> None:
-    """The best of three runs each, since the machine may be busy with something else."""
+    """Each of them within three runs, since the machine may be busy with something else."""
     everything = messaging.role("all")
     messaging.running(everything, "collector", "blocker")
     messaging.serve()
     messaging.arrives("Bob", "Alice", "hello")
+
+    def in_time(arguments: tuple[str, ...]) -> bool:
+        seconds = messaging.done(*arguments).seconds
+        say(f"{arguments}: {seconds:.2f} s")
+        return seconds < 1.0 or seconds < 1.0 * slowness()
+
     for arguments in (("feed", "Alice"), ("block", "Bob"), ("unblock", "Bob"), ("send", "Bob", "Alice", "hi")):
-        seconds = min(messaging.done(*arguments).seconds for _ in range(3))
-        limit = 1.0 * slowness()
-        assert seconds < limit, f"{arguments}: {seconds:.2f} s, more than {limit:.2f} s"
+        assert any(in_time(arguments) for _ in range(3)), f"{arguments}: more than a second three times"
 
 
 def test_json_output_is_one_object_per_line(messaging: Messaging) -> None:

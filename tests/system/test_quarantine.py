@@ -41,13 +41,15 @@ def test_bad_messages_wait_for_repair_and_come_out_in_order(messaging: Messaging
     messaging.running(worker, "filter")
     messaging.running(collector, "collector")
     messaging.serve()
-    senders = [f"sender-{number}" for number in range(5)]
+    senders = [f"sender-{number}" for number in range(3)]
     for sender in senders:
         _produce(messaging, sender, b"{ bad", _message(sender, "one"), b"bad as well", _message(sender, "two"))
     messaging.arrives("Bob", "Alice", "not held up")
-    eventually("all are listed", lambda: len(_listed(messaging)) == 20, timeout_s=20)
+    eventually("all are listed", lambda: len(_listed(messaging)) == 12, timeout_s=20)
     assert not any(_received(messaging, sender) for sender in senders)
-    assert "5 keys (gokamsg quarantine list)" in messaging.done("status").stdout
+    status = messaging.done("status")
+    assert status.stdout.count("3 keys") == 1
+    assert "gokamsg quarantine list" in status.stderr
 
     # The worker dies, and another host takes over: what is parked stays so, and what comes stands behind it.
     worker.kill9()
@@ -55,10 +57,10 @@ def test_bad_messages_wait_for_repair_and_come_out_in_order(messaging: Messaging
     messaging.running(other, "filter", timeout_s=60)
     for sender in senders:
         messaging.post(sender, "Alice", "three")
-    eventually("they stand behind", lambda: len(_listed(messaging)) == 25, timeout_s=30)
+    eventually("they stand behind", lambda: len(_listed(messaging)) == 15, timeout_s=30)
 
     bad = [row for row in _listed(messaging) if row["error"]]
-    assert [row["value"] for row in bad] == ["{ bad"] * 5, "the second bad one of a key stands behind the first"
+    assert [row["value"] for row in bad] == ["{ bad"] * 3, "the second bad one of a key stands behind the first"
     refused = messaging.run("quarantine", "retry", "--key", senders[0])
     assert refused.returncode == 1, str(refused)
     assert "failed again" in refused.stderr
@@ -73,7 +75,7 @@ def test_bad_messages_wait_for_repair_and_come_out_in_order(messaging: Messaging
         second = messaging.run("quarantine", "retry", "--key", key)
         assert second.returncode == 1, f"its second bad message has to fail too: {second}"
     left = [row for row in _listed(messaging) if row["error"]]
-    assert [row["value"] for row in left] == ["bad as well"] * 5
+    assert [row["value"] for row in left] == ["bad as well"] * 3
     for row in left:
         messaging.done("quarantine", "drop", str(row["record"]))
     messaging.done("quarantine", "retry")

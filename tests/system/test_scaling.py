@@ -7,11 +7,11 @@ one that stays has all of them again after the other one stopped.
 import random
 import re
 
-from tests.helpers import Process, eventually
+import pytest
+
+from tests.helpers import Process, eventually, say
 from tests.system.messaging import ROLES, Load, Messaging, pause
 from tests.system.traffic import NO_DETECTION, chatter
-
-TIMES = 5
 
 
 def _partitions(process: Process, role: str) -> set[int]:
@@ -27,7 +27,8 @@ def _partitions(process: Process, role: str) -> set[int]:
     return numbers
 
 
-def test_a_second_filter_and_collector_come_and_go(messaging: Messaging, seed: int) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)], ids=lambda number: f"{number} times")
+def test_a_second_filter_and_collector_come_and_go(messaging: Messaging, seed: int, times: int) -> None:
     rng = random.Random(seed)
     first: dict[str, Process] = {}
     for role in ROLES:
@@ -36,7 +37,7 @@ def test_a_second_filter_and_collector_come_and_go(messaging: Messaging, seed: i
         messaging.running(process, role, timeout_s=60)
     messaging.serve()
     with Load(messaging, chatter(seed), rate=120) as load:
-        for number in range(TIMES):
+        for number in range(times):
             for role in rng.sample(("filter", "collector"), 2):
                 # Beside the first one on its host (another slot of one state directory), or on another host.
                 second = messaging.role(role, state=rng.choice((None, f"host-{number}")))
@@ -46,6 +47,7 @@ def test_a_second_filter_and_collector_come_and_go(messaging: Messaging, seed: i
                 _wait_for_all(first[role], role)
         load.stop()
     messaging.account(load.ledger)
+    say(f"{2 * times} changes, {load.count} messages, all accounted for")
 
 
 def _wait_for_both(first: Process, second: Process, role: str) -> None:
