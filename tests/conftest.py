@@ -19,6 +19,7 @@ Java or Maven it is skipped with the reason, or fails where --require-kafka was 
 
 import contextlib
 import random
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,6 +52,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--require-kafka", action="store_true", help="fail where Java, Maven or Go are missing")
     group.addoption("--slow", action="store_true", help="run the long tier too (tests marked slow)")
     group.addoption("--seed", type=int, help="the seed of the random tests, to repeat a failure")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in the background with Ctrl-C ignored, and every command of a test would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
