@@ -4,7 +4,6 @@ kafka_cluster   a cluster for the session: `.address`, `.admin()`, `.create_topi
 kafka_address   its address
 clean_cluster   the same cluster without the messaging service's topics and groups: for tests that use those names
 own_cluster     a cluster of the test's own, to be stopped, killed and started again
-own_embedded    the same, of the embedded broker only: for what does not depend on whose broker it is
 start_kafka     starts Apache Kafkas with settings of their own
 three_nodes     compose.yaml's three brokers on this machine, of the version that it names; `local` says where its
                 services are
@@ -13,8 +12,9 @@ run             starts `gokamsg` processes that end with the test
 seed            the test's random seed: --seed, or a new one; it is printed
 
 A test that uses one of the first four runs twice: on the embedded broker, which needs nothing but Python, and on an
-Apache Kafka (or, once, on what --kafka or --broker name). What runs on Apache Kafka has the marker `kafka`; without
-Java or Maven it is skipped with the reason, or fails where --require-kafka was given.
+Apache Kafka (or, once, on what --kafka or --broker name); with the marker `any_broker` on the first of them only. What
+runs on Apache Kafka has the marker `kafka`; without Java or Maven it is skipped with the reason, or fails where
+--require-kafka was given.
 """
 
 import contextlib
@@ -67,6 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             chosen = metafunc.config.getoption("--broker")
             kinds = (chosen,) if chosen else BROKERS
+        if metafunc.definition.get_closest_marker("any_broker"):
+            kinds = kinds[:1]
         metafunc.parametrize("broker_kind", kinds, scope="session", indirect=True)
 
 
@@ -189,12 +191,6 @@ def own_cluster(
     request: pytest.FixtureRequest, broker_kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OwnServer]:
     with _started(_server(request, broker_kind, tmp_path_factory.mktemp(f"own-{broker_kind}"))) as server:
-        yield server
-
-
-@pytest.fixture
-def own_embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
-    with _started(EmbeddedServer(tmp_path_factory.mktemp("own-embedded"))) as server:
         yield server
 
 

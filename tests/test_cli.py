@@ -300,6 +300,7 @@ def test_status_goes_on_watching_when_the_broker_is_away(own_cluster: OwnServer,
     assert watch.wait() == 130
 
 
+@pytest.mark.any_broker
 def test_a_reader_that_goes_away_is_no_error(clean_cluster: KafkaCluster) -> None:
     env = gokamsg_env({"GOKAMSG_BROKERS": clean_cluster.address})
     command = f"{sys.executable} -m gokamsg topics create | head -n 1"

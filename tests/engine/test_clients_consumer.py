@@ -27,7 +27,6 @@ from gokamsg.errors import (
     TopicError,
     TransactionAbortedError,
 )
-from tests.embedded_server import EmbeddedServer
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster, KafkaServer
 
@@ -417,13 +416,14 @@ def test_consumers_go_on_after_the_broker_was_away(own_cluster: KafkaServer) -> 
         assert eventually("the group goes on", back, timeout_s=30) == [b"after"]
 
 
-def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_embedded: EmbeddedServer) -> None:
-    topic = make_topic(own_embedded, "t")
-    with group_member(own_embedded, "g", topic) as consumer, table_reader(own_embedded) as reader:
+@pytest.mark.any_broker
+def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_cluster: KafkaServer) -> None:
+    topic = make_topic(own_cluster, "t")
+    with group_member(own_cluster, "g", topic) as consumer, table_reader(own_cluster) as reader:
         membership = joined(consumer).membership
         reader.set_partitions({(topic, 0): 0})
         reader.poll(0.1)
-        own_embedded.pause()
+        own_cluster.pause()
         try:
             for call in (
                 lambda: consumer.committed([(topic, 0)], timeout_s=0.5),
@@ -431,7 +431,7 @@ def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_embedded: Emb
                 lambda: reader.end_offsets([(topic, 0)], timeout_s=0.5),
                 lambda: reader.beginning_offsets([(topic, 0)], timeout_s=0.5),
                 lambda: reader.partitions("unknown", timeout_s=0.5),
-                lambda: TableConsumer(ClientConfig(own_embedded.address)),
+                lambda: TableConsumer(ClientConfig(own_cluster.address)),
             ):
                 started = time.monotonic()
                 with pytest.raises(BrokerUnavailableError):
@@ -442,4 +442,4 @@ def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_embedded: Emb
             consumer.leave(timeout_s=0.5)
             assert time.monotonic() - started < 5
         finally:
-            own_embedded.resume()
+            own_cluster.resume()

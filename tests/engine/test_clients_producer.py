@@ -24,7 +24,6 @@ from gokamsg.errors import (
     TopicError,
     TransactionAbortedError,
 )
-from tests.embedded_server import EmbeddedServer
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster, KafkaServer
 
@@ -253,17 +252,18 @@ def test_compressed_batches_are_accepted(kafka_cluster: KafkaCluster, topic: str
     assert stored(kafka_cluster, topic) == [b"value" * 100] * 100
 
 
-def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_embedded: EmbeddedServer) -> None:
+@pytest.mark.any_broker
+def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_cluster: KafkaServer) -> None:
     """The connection stays open and nobody answers: the worst kind of being away."""
-    topic = make_topic(own_embedded, "t")
-    plain = IdempotentProducer(config(own_embedded))
-    with closing(plain), producer(own_embedded, "before") as before, producer(own_embedded, "between") as between:
+    topic = make_topic(own_cluster, "t")
+    plain = IdempotentProducer(config(own_cluster))
+    with closing(plain), producer(own_cluster, "before") as before, producer(own_cluster, "between") as between:
         plain.send(topic, 0, batch(b"x"))
         plain.flush(10)
         assert before.partition_count(topic) == PARTITIONS
         between.begin()
         assert between.send(topic, 0, batch(b"x")).wait(10)
-        own_embedded.pause()
+        own_cluster.pause()
         try:
             before.begin()
             before.send(topic, 1, batch(b"x"))
@@ -272,14 +272,14 @@ def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_embedded: Emb
                 (lambda: between.commit({}, None, 1), OutcomeUnknownError),
                 (lambda: before.abort(1), OutcomeUnknownError),
                 (lambda: plain.send(topic, 0, batch(b"y")) and plain.flush(1), BrokerUnavailableError),
-                (lambda: TransactionalProducer(config(own_embedded), transactional_id="x"), BrokerUnavailableError),
+                (lambda: TransactionalProducer(config(own_cluster), transactional_id="x"), BrokerUnavailableError),
             ):
                 started = time.monotonic()
                 with pytest.raises(error):
                     call()
                 assert time.monotonic() - started < 5.5
         finally:
-            own_embedded.resume()
+            own_cluster.resume()
 
 
 def test_a_commit_gets_through_the_restart_of_the_broker(own_cluster: KafkaServer) -> None:

@@ -229,6 +229,7 @@ def test_topics_of_another_shape_are_refused_with_the_mending_command(
 # State
 
 
+@pytest.mark.any_broker
 def test_a_state_directory_that_cannot_be_made_is_said(messaging: Messaging) -> None:
     """Its parent is a file: no permission could help, so this holds for root too."""
     blocked = messaging.directory / "a-file"
@@ -240,6 +241,7 @@ def test_a_state_directory_that_cannot_be_made_is_said(messaging: Messaging) -> 
         assert str(blocked) in done.stderr, str(done)
 
 
+@pytest.mark.any_broker
 def test_a_disk_that_takes_no_more_is_said_and_nothing_is_lost(messaging: Messaging) -> None:
     """The limit of a file's size stands for the full disk; without it, the same command goes on where it stopped."""
     argv = ["bash", "-c", 'ulimit -f 128; exec "$@"', "bash", *gokamsg_argv("process", "--role", "collector")]
@@ -258,6 +260,7 @@ def test_a_disk_that_takes_no_more_is_said_and_nothing_is_lost(messaging: Messag
     assert messaging.table("collector-table") == fold.feeds(received)
 
 
+@pytest.mark.any_broker
 def test_a_copied_state_directory_is_noticed(messaging: Messaging) -> None:
     """The copy has the same identity: of the two processes one ends and says so, and no message is lost or doubled."""
     original = messaging.role("collector")
@@ -325,6 +328,7 @@ def test_an_offset_below_the_logs_start_is_not_guessed_at(messaging: Messaging) 
 # HTTP
 
 
+@pytest.mark.any_broker
 def test_bad_requests_are_answered_with_a_sentence_and_leave_no_mark(messaging: Messaging) -> None:
     messaging.running(messaging.role("collector", "filter"), "collector", "filter")
     messaging.serve()
@@ -365,6 +369,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.any_broker
 def test_names_of_any_script_and_punctuation_work_or_are_refused_by_name(messaging: Messaging) -> None:
     """What was accepted is shown to its recipient; what was refused says why. Empty and 10 KB are among them."""
     everything = messaging.role("all")
@@ -388,6 +393,7 @@ def _shows(messaging: Messaging, name: str, content: str) -> None:
     eventually(f"the feed of {name[:40]!r} shows its message", lambda: messaging.feed(name) == [content])
 
 
+@pytest.mark.any_broker
 def test_words_of_any_script_and_punctuation_work_or_are_refused_by_name(messaging: Messaging) -> None:
     translator = messaging.role("translator", "filter", "collector")
     messaging.running(translator, "translator", "filter", "collector")
@@ -430,6 +436,7 @@ def _produce(messaging: Messaging, topic: str, key: str, values: list[bytes | No
     producer.close()
 
 
+@pytest.mark.any_broker
 def test_bad_records_are_skipped_by_policy(messaging: Messaging) -> None:
     worker = messaging.role("filter", "collector", options=("--on-error", "skip"))
     messaging.running(worker, "filter", "collector")
@@ -445,6 +452,7 @@ def test_bad_records_are_skipped_by_policy(messaging: Messaging) -> None:
     assert "skipped" in worker.stderr() + worker.stdout(), worker.tail()
 
 
+@pytest.mark.any_broker
 def test_a_bad_record_stops_the_worker_that_says_which(messaging: Messaging) -> None:
     """Restarted, it stops at the same record again; told to skip, it goes on behind it."""
     worker = messaging.role("filter", options=("--on-error", "stop"))

@@ -5,6 +5,7 @@ Invariant: one warning for each such input, with the partitioner's name, and non
 
 import json
 
+import pytest
 from confluent_kafka import Producer as ConfluentProducer
 from kafka import KafkaProducer
 
@@ -14,6 +15,7 @@ from tests.system.messaging import Messaging
 from tests.system.traffic import PEOPLE
 
 
+@pytest.mark.any_broker
 def test_a_role_names_the_partitioner_of_its_input(messaging: Messaging) -> None:
     """message_sent by kafka-python (Java's way), translate-word by librdkafka, block_user by Goka's rule."""
     make_topics(messaging.cluster)

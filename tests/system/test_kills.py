@@ -141,6 +141,7 @@ def _taken_over(messaging: Messaging, seed: int, roles: tuple[str, ...], *, limi
 
 
 @pytest.mark.parametrize("role", ["filter", "collector"])
+@pytest.mark.any_broker
 def test_a_killed_supervisor_leaves_no_worker_behind(messaging: Messaging, seed: int, role: str) -> None:
     """Only the command itself is killed, not its worker: the worker ends, and the next command gets its identity."""
     for other in ("collector", "filter", "blocker"):

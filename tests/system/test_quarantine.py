@@ -7,6 +7,7 @@ takeover in between; what a command says is what happened.
 import json
 import random
 
+import pytest
 from kafka import KafkaProducer
 
 from tests.helpers import eventually
@@ -34,6 +35,7 @@ def _received(messaging: Messaging, sender: str) -> list[str]:
     return fold.conversations(messaging.read("message_received")).get((sender, "Alice"), [])
 
 
+@pytest.mark.any_broker
 def test_bad_messages_wait_for_repair_and_come_out_in_order(messaging: Messaging, seed: int) -> None:
     rng = random.Random(seed)
     worker = messaging.role("filter")
@@ -86,6 +88,7 @@ def test_bad_messages_wait_for_repair_and_come_out_in_order(messaging: Messaging
     assert "Nothing is in quarantine" in messaging.done("quarantine", "list").stderr
 
 
+@pytest.mark.any_broker
 def test_a_command_for_a_role_that_does_not_run_says_so_and_is_done_later(messaging: Messaging) -> None:
     worker = messaging.role("filter")
     messaging.running(worker, "filter")

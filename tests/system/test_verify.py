@@ -4,6 +4,8 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import eventually
 from tests.system.messaging import Messaging
 
@@ -28,6 +30,7 @@ def _alter_a_feed(directory: Path, group: str) -> str:
     raise AssertionError("no partition has two feeds")
 
 
+@pytest.mark.any_broker
 def test_an_altered_table_is_named_and_mended_and_its_slot_is_left_alone_while_in_use(messaging: Messaging) -> None:
     collector = messaging.role("collector")
     service = messaging.serve("--direct")
@@ -77,6 +80,7 @@ def test_an_altered_table_is_named_and_mended_and_its_slot_is_left_alone_while_i
     assert messaging.feed("Mallory") == []
 
 
+@pytest.mark.any_broker
 def test_a_state_directory_without_tables_is_said_to_be_one(messaging: Messaging) -> None:
     done = messaging.done("verify")
     assert done.stdout == f"There are no tables of this cluster in {messaging.directory / 'state'}.\n"
