@@ -133,8 +133,7 @@ def test_a_refusal_is_one_sentence_within_five_seconds(secure: SecureKafka, name
     assert len(done.stderr.splitlines()) == 1, done
     assert done.stderr.startswith("Error: "), done
     assert said in done.stderr, done
-    limit = 5.0 * slowness()
-    assert done.seconds <= limit, f"more than {limit:.1f} s: {done}"
+    assert done.seconds <= 5.0 or done.seconds <= 5.0 * slowness(), f"more than 5 s: {done}"
     _keeps_secrets(done.stderr)
 
 

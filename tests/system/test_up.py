@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from tests.kafka_server import KafkaCluster
 from tests.system.messaging import Ledger, Load, Messaging, pause
 from tests.system.traffic import NO_DETECTION, chatter
 
+PATIENCE_S = 120.0  # deadlines of waiting, not bounds
 USERS = ("Alice", "Bob", "Charlie", "Dave", "Eve")
 
 
@@ -34,7 +36,7 @@ class UpScene:
         self._runs += 1
         process = self.run.gokamsg("up", *self.flags, *options, name=f"up-{self._runs}")
         if ready:
-            process.wait_line(r"ready in", timeout_s=40 * slowness())
+            process.wait_line(r"ready in", timeout_s=PATIENCE_S)
         return process
 
     @property
@@ -98,9 +100,11 @@ def test_ctrl_c_stops_everything_quickly_and_a_second_run_goes_on_with_the_data(
     first = scene.up()
     assert scene.send("Bob", "Alice", "one")
     eventually("the message is in the feed", lambda: scene.feed("Alice") == ["one"], timeout_s=20)
-    limit_s = 5 * slowness()
     first.signal(signal.SIGINT)
-    assert first.wait(limit_s) == 0
+    began = time.monotonic()
+    assert first.wait(PATIENCE_S) == 0
+    seconds = time.monotonic() - began
+    assert seconds < 5 or seconds < 5 * slowness(), f"{seconds:.1f} s"
     assert not first.group_alive()
     assert "stopped" in first.stderr()
     assert "Traceback" not in first.stderr()
@@ -120,14 +124,14 @@ def test_every_part_that_is_killed_comes_back(scene: UpScene, seed: int) -> None
         eventually(
             f"a message is acknowledged after {name} was killed",
             lambda: scene.send("Bob", "Alice", content, timeout_s=3.0),  # noqa: B023
-            timeout_s=60 * slowness(),
+            timeout_s=PATIENCE_S,
             interval_s=0.2,
         )
         expected.append(content)
         eventually(
             f"it is in the feed after {name} was killed",
             lambda: content in scene.feed("Alice"),  # noqa: B023
-            timeout_s=60 * slowness(),
+            timeout_s=PATIENCE_S,
             interval_s=0.2,
         )
     assert up.running
@@ -217,7 +221,7 @@ def test_without_a_broker_of_its_own_it_needs_the_one_that_is_named(scene: UpSce
 
 def test_the_demo_sends_and_the_detector_blocks(scene: UpScene) -> None:
     up = scene.up("--demo", "--json", ready=False)
-    up.wait_line(r'^\{"ready"', timeout_s=40 * slowness())
+    up.wait_line(r'^\{"ready"', timeout_s=PATIENCE_S)
     eventually("someone has a feed", lambda: any(scene.feed(user) for user in USERS), timeout_s=30, interval_s=0.5)
     assert all(json.loads(line) for line in up.stdout().splitlines())
 
