@@ -73,14 +73,19 @@ def read(address: str, topic: str, *, committed: bool = True) -> list[Record]:
         consumer.close()
 
 
-def undecided(address: str, topic: str) -> int:
-    """How many offsets of the topic lie behind the start of a transaction that is still open."""
+def undecided(address: str, topics: Iterable[str]) -> int:
+    """How many offsets of the topics lie behind the start of a transaction that is still open."""
+    names = tuple(topics)
     ends: list[int] = []
     for level in ("read_uncommitted", "read_committed"):
         consumer = KafkaConsumer(bootstrap_servers=address, isolation_level=level, enable_auto_commit=False)
         try:
-            numbers = consumer.partitions_for_topic(topic) or ()
-            ends.append(sum(consumer.end_offsets([TopicPartition(topic, number) for number in numbers]).values()))
+            parts = [
+                TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()
+            ]
+            found = consumer.end_offsets(parts)
+            assert found.keys() == set(parts)
+            ends.append(sum(found.values()))
         finally:
             consumer.close()
     return ends[0] - ends[1]

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from kafka.admin import KafkaAdminClient
 
 from tests.helpers import Completed, Process, Processes, eventually, free_port, run_gokamsg
-from tests.kafka_server import KafkaCluster
+from tests.kafka_server import MESSAGING_TOPICS, KafkaCluster
 from tests.system import fold
 
 ROLES = ("blocker", "translator", "collector", "filter", "detector")
@@ -180,10 +180,9 @@ class Messaging:
     def decided(self, timeout_s: float = 60.0) -> None:
         """Returns when no transaction is open: what a killed worker left open hides what comes after it, until the
         brokers abort it."""
-        topics = ("message_sent", "message_received", "block_user", "collector-table", "detector-table")
         eventually(
             "every transaction is decided",
-            lambda: all(not fold.undecided(self.cluster.address, topic) for topic in topics),
+            lambda: not fold.undecided(self.cluster.address, MESSAGING_TOPICS),
             timeout_s=timeout_s,
             interval_s=0.5,
         )

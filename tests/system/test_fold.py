@@ -1,9 +1,13 @@
 """The independent computation itself, on cases small enough to be done by hand."""
 
 import json
+from collections.abc import Callable
 
 import pytest
+from kafka import KafkaProducer
 
+from tests.helpers import eventually
+from tests.kafka_server import KafkaCluster
 from tests.system import fold
 from tests.system.fold import Record
 
@@ -47,3 +51,22 @@ def test_differences_are_told() -> None:
     assert fold.difference({"a": [1, 2]}, {"a": [1, 2]}) == []
     assert fold.difference({"a": [1, 2]}, {"a": [1]}) == ["'a': expected 2 entries, found 1"]
     assert fold.difference({"a": 1}, {}) == ["'a': expected 1, found None"]
+
+
+@pytest.mark.any_broker
+def test_what_an_open_transaction_wrote_is_undecided(
+    kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str]
+) -> None:
+    topics = [fresh_name("decided"), fresh_name("open")]
+    kafka_cluster.create_topics({topic: {"num_partitions": 2} for topic in topics})
+    producer = KafkaProducer(bootstrap_servers=kafka_cluster.address, transactional_id=fresh_name("id"))
+    try:
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send(topics[1], b"x", partition=1).get(10)
+        assert fold.undecided(kafka_cluster.address, topics) == 1
+        assert fold.undecided(kafka_cluster.address, topics[:1]) == 0
+        producer.abort_transaction()
+        eventually("it is decided", lambda: fold.undecided(kafka_cluster.address, topics) == 0)
+    finally:
+        producer.close()
