@@ -36,7 +36,7 @@ class Story:
 
     def has_followed(self) -> bool:
         """Nothing is left to follow, seen a second after the story was begun anew (lags are that old at most)."""
-        return len(self.statuses) > 8 and not self.statuses[-1].table_lag
+        return len(self.statuses) > 4 and not self.statuses[-1].table_lag
 
 
 def _partitions(running: Running) -> int:

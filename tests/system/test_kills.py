@@ -9,7 +9,7 @@ another instance):
 4. The detector's block events for a user who only sends are exactly those his messages cause.
 5. A killed role works again within 2 s of its restart on the same host (median of three), and within 15 s elsewhere; on
    a busy machine as many times longer as the command itself takes longer to start there. With all roles and a load on
-   the same cores it may take 6 s.
+   the same cores it may take 3 s.
 """
 
 import random
@@ -28,7 +28,7 @@ from tests.system.traffic import DETECTED_FROM, DETECTION, SPAMMER, chatter
 from tests.system.writers import Drip
 
 RESTART_WITHIN_S = 2.0
-CROWDED_RESTART_WITHIN_S = 6.0
+CROWDED_RESTART_WITHIN_S = 3.0
 TAKEOVER_WITHIN_S = 15.0
 TAKEOVER_WITH_DEFAULTS_S = 25.0
 
