@@ -133,19 +133,23 @@ def test_an_aborted_transaction_leaves_nothing(kafka_cluster: KafkaCluster, topi
 def test_offsets_of_a_member_that_has_been_overtaken_are_refused(
     kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
 ) -> None:
-    """The membership is bound to the transaction: what the group is like at the commit does not matter."""
+    """The membership is bound to the transaction: what the group is like at the commit does not matter.
+
+    The refused offsets are gone with their transaction. They used to be committed with the next one, and sent a
+    partition that another member had by then back to where this one had left it: its messages were handled twice.
+    """
     group = fresh_name("group")
     with member(kafka_cluster, group, topic) as (consumer, membership), producer(kafka_cluster, group) as txn:
         stale = Membership(group, membership.generation_id - 1, membership.member_id, membership.instance_id)
         txn.begin()
         txn.send(topic, 0, batch(b"dropped"))
         with pytest.raises(TransactionAbortedError, match="IllegalGeneration"):
-            txn.commit({(topic, 0): 5}, stale, 10)
+            txn.commit({(topic, 0): 5, (topic, 2): 7}, stale, 10)
         txn.abort(10)
         txn.begin()
         txn.send(topic, 0, batch(b"kept"))
         txn.commit({(topic, 0): 1}, membership, 10)
-        assert consumer.committed([(topic, 0)]) == {(topic, 0): 1}
+        assert consumer.committed([(topic, 0), (topic, 2)]) == {(topic, 0): 1, (topic, 2): None}
     assert stored(kafka_cluster, topic) == [b"kept"]
 
 

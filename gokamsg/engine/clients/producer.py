@@ -74,8 +74,11 @@ class TransactionalProducer:
                 )
 
     def begin(self) -> None:
-        with self._explained("begin", FencedError):
+        with self._explained("begin", FencedError), self._manager._lock:
             self._manager.begin_transaction()
+            # Offsets that were refused stay there over the abort, and would go with the next transaction's: back then
+            # go partitions that others own by now.
+            self._manager._pending_txn_offset_commits.clear()
         self._sent = []
         self._identity = self._now()
 
