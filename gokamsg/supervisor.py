@@ -2,14 +2,16 @@
 
 1. A child that ends by itself is started again, after a pause that grows with each failure in a row.
 2. After `quick_failures` failures in a row, each within `quick_s` of its start, everything is stopped and run() raises
-   the child's last error. A child that says that another try is useless (final) ends everything at once.
+   the child's last error. A child that says that another try is useless (final) ends everything at once; one that
+   found nobody to work with (waits) is started again for as long as it takes.
 3. A child that says nothing for `stall_s` is asked for its stacks, killed and started again. Only messages count: what
    a hanging child logs from another thread, or prints, is no sign that it moves.
 4. On stop(), stages end in reverse order: SIGTERM, then SIGKILL to those that are still there after `grace_s`.
    kill() does not wait. A child's standard input ends when this process does, however that happens.
 
-A child talks to its supervisor in JSON lines on its standard output: {"error": text, "final": bool} before it fails,
-anything else is handed to on_message. What it writes to standard error is handed to on_log, line by line.
+A child talks to its supervisor in JSON lines on its standard output: {"error": text, "final": bool, "waits": bool}
+before it fails, anything else is handed to on_message. What it writes to standard error is handed to on_log, line by
+line.
 
 Threads: run() belongs to one thread and calls all callbacks; stop() and kill() may be called from any thread and from
 signal handlers.
@@ -71,10 +73,12 @@ class _Child:
     started: float = 0.0
     heard: float = 0.0
     failures: int = 0
+    tries: int = 0
     last_failure: str | None = None
     restart_at: float | None = None
     error: str | None = None
     final: bool = False
+    waits: bool = False
     asked: float | None = None
     stalled: bool = False
     rest: dict[int, bytes] = field(default_factory=dict)
@@ -158,7 +162,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.started = child.heard = time.monotonic()
         child.restart_at = child.error = child.asked = None
-        child.final = child.stalled = False
+        child.final = child.waits = child.stalled = False
         assert child.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             child.process.stdin.write(child.spec.greeting)
@@ -203,6 +207,7 @@ class Supervisor:
         if "error" in message:
             child.error = str(message["error"])
             child.final = bool(message.get("final"))
+            child.waits = bool(message.get("waits"))
         else:
             self._on_message(child.spec.name, message)
 
@@ -230,13 +235,16 @@ class Supervisor:
 
     def _ended(self, child: _Child, now: float) -> None:
         error = self._reap(child)
-        child.failures = child.failures + 1 if now - child.started < self._options.quick_s else 1
+        is_quick = now - child.started < self._options.quick_s
+        child.tries = child.tries + 1 if is_quick else 1
+        if not child.waits:
+            child.failures = child.failures + 1 if is_quick else 1
         if child.final or child.failures >= self._options.quick_failures:
             times = "" if child.final else f" {child.failures} times in a row"
             self._failure = GokamsgError(f"{child.spec.name} failed{times}: {error}")
             self._stopping = True
             return
-        pause = self._options.pauses_s[min(child.failures, len(self._options.pauses_s)) - 1]
+        pause = self._options.pauses_s[min(child.tries, len(self._options.pauses_s)) - 1]
         child.restart_at = now + pause
         if child.stalled:
             stall = f"{self._options.stall_s:.0f} s"

@@ -136,6 +136,17 @@ def test_a_final_error_is_not_tried_again(running: Callable[..., Running]) -> No
     assert one.events == []
 
 
+def test_a_child_that_waits_for_others_is_started_again_without_end(running: Callable[..., Running]) -> None:
+    """A worker that was killed while the brokers were away used to end its whole command with its fifth try."""
+    waiting = 'import json, sys; print(json.dumps({"error": "no broker answers", "waits": True})); sys.exit(1)'
+    one = running(child("a", waiting))
+    eventually("it was tried more often than one that fails", lambda: len(one.events) > 2 * QUICK.quick_failures)
+    assert one.failure is None
+    one.supervisor.stop()
+    one.join()
+    assert set(one.events[1:]) == {("a", "failed again; it starts again in 0.01 s")}
+
+
 def test_a_silent_child_is_replaced(running: Callable[..., Running]) -> None:
     silent = "import time\ntime.sleep(60)"
     options = SupervisorOptions(quick_failures=2, quick_s=30, stall_s=2, stacks_s=0.2, grace_s=5, pauses_s=(0.01,))

@@ -2,7 +2,7 @@
 
 Its standard input holds its settings as one JSON line and ends when its supervisor does; then it stops, as on SIGTERM.
 Its standard output carries JSON lines: {"ready": address}, and a sign of life every few seconds; or, before it fails,
-{"error": text, "final": bool}.
+{"error": text, "final": bool, "waits": bool}.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from gokamsg import console
 from gokamsg.config import Settings
-from gokamsg.errors import GokamsgError
+from gokamsg.errors import BrokerUnavailableError, GokamsgError
 from gokamsg.supervisor import show_stacks_when_asked
 
 SIGN_OF_LIFE_S = 5.0
@@ -42,8 +42,9 @@ def main() -> None:
             import traceback
 
             console.note("".join(traceback.format_exception(failure)).rstrip())
-        # Its own address taken, its data locked: another try would end the same way.
-        console.data({"error": text, "final": known})
+        # Its own address taken, its data locked: another try would end the same way. Brokers come back.
+        waits = isinstance(failure, BrokerUnavailableError)
+        console.data({"error": text, "final": known and not waits, "waits": waits})
         os._exit(1)
     os._exit(0)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gokamsg import console
 from gokamsg.config import secrets_of
-from gokamsg.errors import GokamsgError, IdentityError, OffsetsLostError, TopicError, UsageError
+from gokamsg.errors import BrokerUnavailableError, GokamsgError, IdentityError, OffsetsLostError, TopicError, UsageError
 from gokamsg.supervisor import show_stacks_when_asked
 
 from .restoring import Note, Restoring
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gokamsg.engine import Processor, ProcessorStatus
 
 STATUS_EVERY_S = 0.5
+WAITS = (BrokerUnavailableError,)
 FINAL = (UsageError, IdentityError, OffsetsLostError, TopicError)
 
 
@@ -44,7 +45,7 @@ def main() -> None:
             import logging
 
             logging.getLogger("gokamsg.worker").error("%s", text, exc_info=failure)
-        say({"error": text, "final": isinstance(failure, FINAL)})
+        say({"error": text, "final": isinstance(failure, FINAL), "waits": isinstance(failure, WAITS)})
         sys.exit(1)
 
 
