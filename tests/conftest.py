@@ -51,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--broker", choices=BROKERS, help="run the tests of both brokers on this one only")
     group.addoption("--require-kafka", action="store_true", help="fail where Java, Maven or Go are missing")
     group.addoption("--slow", action="store_true", help="run the long tier too (tests marked slow)")
+    group.addoption("--chaos", metavar="MINUTES", type=float, help="how long the chaos tests run, on three brokers too")
     group.addoption("--seed", type=int, help="the seed of the random tests, to repeat a failure")
 
 
@@ -80,7 +81,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             getattr(item, "fixturenames", ())
         ):
             item.add_marker(pytest.mark.kafka)
-        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+        chaos = "test_chaos" in item.nodeid and config.getoption("--chaos") is not None
+        if item.get_closest_marker("slow") and not config.getoption("--slow") and not chaos:
             item.add_marker(pytest.mark.skip(reason="a long tier: needs --slow"))
 
 

@@ -28,9 +28,12 @@ class EmbeddedServer(KafkaCluster):
     def start(self) -> None:
         """Returns when the broker accepts connections."""
         assert self._process is None, "this broker runs already"
-        flags = ["--port", str(self._port), "--data-dir", str(self._directory / "data"), "--json", *self._options]
-        process = self._process = Process.gokamsg("broker", *flags, log_dir=self._directory, name="broker")
+        process = self._process = self._launch()
         eventually("the embedded broker is ready", lambda: self._ready(process), timeout_s=60)
+
+    def _launch(self) -> Process:
+        flags = ["--port", str(self._port), "--data-dir", str(self._directory / "data"), "--json", *self._options]
+        return Process.gokamsg("broker", *flags, log_dir=self._directory, name="broker")
 
     def stop(self) -> None:
         """A controlled shutdown."""

@@ -1,0 +1,94 @@
+"""The whole service under load while everything breaks, by a schedule drawn from the seed.
+
+Invariants, whatever the seed:
+
+1. Every acknowledged message that was not filtered reaches its recipient exactly once; one without an answer at most
+   once; each sender's in the order of his partition of message_sent.
+2. The detector's counters are the counts, and the spammer's block events exactly those that his messages cause.
+3. Every table is the fold of its input; the service's feeds show the collector's table.
+4. Local files are what their changelogs say (`gokamsg verify`), on every host, whatever was killed there.
+5. Every lag is 0 again in bounded time after the last fault.
+6. No command ends by itself, but for a broker that is not there when it starts, or a full disk; none shows a traceback.
+
+Each message has an id of its own, and whoever sends it never does so again. `--chaos MINUTES` makes the runs longer,
+with the three brokers too; `--seed` repeats a run's schedule.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Processes, say
+from tests.system.chaos import brokers
+from tests.system.chaos.brokers import Brokers
+from tests.system.chaos.run import Run
+from tests.system.chaos.schedule import KINDS, Parts, draw
+
+SHORT_S = 40.0
+DISK = "24m"
+
+
+def _seconds(config: pytest.Config) -> float:
+    minutes = config.getoption("--chaos")
+    return SHORT_S if minutes is None else float(minutes) * 60
+
+
+@contextlib.contextmanager
+def _small_disk(directory: Path) -> Iterator[dict[str, Path]]:
+    """Host b's state on a disk that can be filled, where this user may mount one."""
+    directory.mkdir(parents=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        say(f"no disk is filled: a small one cannot be mounted here ({done.stderr.strip()})")
+        yield {}
+        return
+    try:
+        yield {"b": directory}
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def _chaos(
+    cluster: AbstractContextManager[Brokers], run: Processes, tmp_path: Path, seed: int, config: pytest.Config
+) -> None:
+    with _small_disk(tmp_path / "host-b") as disks, cluster as started:
+        try:
+            report = Run(seed, _seconds(config), started, run, tmp_path, disks).go()
+        finally:
+            run.close()
+    assert not report.broken, f"seed {seed}: {len(report.broken)} broken:\n" + "\n".join(report.broken)
+
+
+def test_nothing_is_lost_or_doubled_or_stuck(
+    broker_kind: str, request: pytest.FixtureRequest, run: Processes, tmp_path: Path, seed: int
+) -> None:
+    if broker_kind == "embedded":
+        cluster = brokers.embedded(tmp_path / "broker")
+    else:
+        cluster = brokers.apache(tmp_path / "broker", request.getfixturevalue("libs"))
+    _chaos(cluster, run, tmp_path, seed, request.config)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_doubled_or_stuck_on_three_brokers(
+    libs: Path, request: pytest.FixtureRequest, run: Processes, tmp_path: Path, seed: int
+) -> None:
+    _chaos(brokers.three(tmp_path / "brokers", libs), run, tmp_path, seed, request.config)
+
+
+def test_a_seed_draws_one_schedule_with_every_kind_of_fault(seed: int) -> None:
+    parts = Parts(("filter on a", "all on b"), 3, 3, ("disk b",))
+    schedule = draw(seed, 600, parts)
+    assert schedule == draw(seed, 600, parts)
+    assert schedule != draw(seed + 1, 600, parts)
+    assert {fault.kind for fault in schedule} == set(KINDS)
+    assert all(fault.at_s + fault.lasts_s <= 600 for fault in schedule)
