@@ -17,6 +17,10 @@ from kafka.protocol.consumer import IsolationLevel
 from gokamsg.engine.records import RecordBatch, parse_batches
 from gokamsg.errors import CorruptBatchError
 
+_Passed = tuple[int, int]
+"""Of a batch that is only passed over: the next offset, and the leader epoch it was written in. The broker checks both
+together: a position behind an epoch's last batch must not bear the epoch before it, or it takes the log for cut."""
+
 MAX_BATCHES = 1 << 30  # what is returned is bounded by bytes: fetch_max_bytes for each broker
 
 
@@ -49,7 +53,7 @@ class PartitionBatches:
             batches = _committed(records, aborted_transactions) if committed_only else _all(records)
         except CorruptBatchError as error:
             raise CorruptBatchError(f"topic {tp.topic!r} partition {tp.partition}: {error}") from error
-        self._batches: deque[RecordBatch | int] = deque(batches)
+        self._batches: deque[RecordBatch | _Passed] = deque(batches)
 
     def __bool__(self) -> bool:
         return self._open
@@ -60,8 +64,9 @@ class PartitionBatches:
         limit = MAX_BATCHES if n is None else n
         while self._batches:
             item = self._batches[0]
-            if isinstance(item, int):
-                self.next_fetch_offset = max(self.next_fetch_offset, item)
+            if isinstance(item, tuple):
+                offset, self.leader_epoch = item
+                self.next_fetch_offset = max(self.next_fetch_offset, offset)
             elif len(taken) == limit:
                 return taken
             else:
@@ -84,26 +89,30 @@ class PartitionBatches:
             self.on_drain(self)
 
 
-def _all(records: Any) -> list[RecordBatch | int]:
-    """Batches to hand out; the next offset of those that are only passed over."""
+def _all(records: Any) -> list[RecordBatch | _Passed]:
+    """Batches to hand out, and what is known of those that are only passed over."""
     return [
-        batch.next_offset if batch.is_control or not batch.count else batch for batch in parse_batches(records._buffer)
+        _passed(batch) if batch.is_control or not batch.count else batch for batch in parse_batches(records._buffer)
     ]
 
 
-def _committed(records: Any, aborted_transactions: Sequence[Any] | None) -> list[RecordBatch | int]:
+def _passed(batch: RecordBatch) -> _Passed:
+    return batch.next_offset, batch.leader_epoch
+
+
+def _committed(records: Any, aborted_transactions: Sequence[Any] | None) -> list[RecordBatch | _Passed]:
     starts = deque(sorted((t.first_offset, t.producer_id) for t in aborted_transactions or ()))
     aborting: set[int] = set()
-    items: list[RecordBatch | int] = []
+    items: list[RecordBatch | _Passed] = []
     for batch in parse_batches(records._buffer):
         while starts and starts[0][0] < batch.next_offset:
             aborting.add(starts.popleft()[1])
         if batch.is_control:
             if batch.producer_id in aborting and batch.aborts():
                 aborting.discard(batch.producer_id)
-            items.append(batch.next_offset)
+            items.append(_passed(batch))
         elif not batch.count or (batch.is_transactional and batch.producer_id in aborting):
-            items.append(batch.next_offset)
+            items.append(_passed(batch))
         else:
             items.append(batch)
     return items
