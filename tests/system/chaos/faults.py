@@ -29,7 +29,7 @@ class Faults:
         self.service = service
         self.brokers = brokers
         self.disks = disks
-        self.stops: list[float] = []
+        self.stops: list[tuple[float, str]] = []
         self._one_broker = threading.Lock()
         self._wait = threading.Event()
         self._kinds: dict[str, Callable[[Fault, random.Random], Undo]] = {
@@ -58,6 +58,9 @@ class Faults:
     def inject(self, fault: Fault) -> Undo:
         return self._kinds[fault.kind](fault, random.Random(fault.dice))
 
+    def _stop(self, command: Command) -> None:
+        self.stops.append((command.stop(), command.name))
+
     def _command(self, fault: Fault) -> Command:
         return self.service.commands[fault.target]
 
@@ -74,7 +77,7 @@ class Faults:
 
     def _command_stopped(self, fault: Fault, rng: random.Random) -> Undo:
         command = self._command(fault)
-        self.stops.append(command.stop())
+        self._stop(command)
         return command.start
 
     def _frozen(self, fault: Fault, rng: random.Random) -> Undo:
@@ -99,7 +102,7 @@ class Faults:
 
     def _added_stopped(self, fault: Fault, rng: random.Random) -> Undo:
         command = self._added(fault)
-        return lambda: self.stops.append(command.stop())
+        return lambda: self._stop(command)
 
     def _added_killed(self, fault: Fault, rng: random.Random) -> Undo:
         return self._added(fault).kill
@@ -176,7 +179,7 @@ class Faults:
         command = self.service.commands["all on b"]
         with command.lock:
             if command.wanted:
-                self.stops.append(command.stop())
+                self._stop(command)
                 command.start()
         return lambda: proxy.release(deliver=True)
 

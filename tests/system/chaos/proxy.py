@@ -4,8 +4,8 @@
    service's own; brokers among themselves, and the test that watches them, pass.
 2. cut() ends connections at once, and may refuse new ones for a while, as a broker that is not there does.
 3. slow() holds every byte back for a time; order is kept.
-4. hold() keeps what is sent, in both directions or the answers only, and later either delivers it (what a network does
-   that comes back: requests arrive long after their sender gave up) or ends the connections with it.
+4. hold() keeps what is sent, in both directions or the answers only, and later either delivers it or ends the
+   connections with it. What a client held on to no longer is gone.
 
 Threads: the proxy has one of its own; everything public may be called from any.
 """

@@ -155,7 +155,7 @@ class Run:
         ledger = self._ledger()
         account = Account(self._messaging, ledger)
         account.check()
-        stops = [*self._faults.stops, *self._service.stop().values()]
+        stops = [*self._faults.stops, *((took, name) for name, took in self._service.stop().items())]
         account.check_files([self._service.state(host) for host in "abc"])
         account.check_logs(self._directory / "logs")
         self.report.broken += account.broken
@@ -169,7 +169,7 @@ class Run:
             ledger.unknown += speaker.ledger.unknown
         return ledger
 
-    def _tell(self, account: Account, ledger: Ledger, stops: list[float]) -> None:
+    def _tell(self, account: Account, ledger: Ledger, stops: list[tuple[float, str]]) -> None:
         kinds = Counter(injected.fault.kind for injected in self.report.injected)
         say(f"faults: {', '.join(f'{kind} {number}' for kind, number in sorted(kinds.items()))}")
         answers: Counter[str] = Counter()
@@ -181,7 +181,8 @@ class Run:
             f" {account.doubled} doubled, {account.lost} lost; answers: {dict(sorted(answers.items()))}"
         )
         say(f"a machine {self._slowness:.1f} times slower than an idle one")
-        say(f"clean stops: {len(stops)}, longest {max(stops):.1f} s (bar {CLEAN_STOP_S:.0f})")
+        longest, name = max(stops)
+        say(f"clean stops: {len(stops)}, longest {longest:.1f} s, {name} (bar {CLEAN_STOP_S:.0f})")
         for text in self._service.excused:
             say(f"started again: {text}")
 
