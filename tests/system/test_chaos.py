@@ -7,7 +7,7 @@ Invariants, whatever the seed:
 2. The detector's counters are the counts, and the spammer's block events exactly those that his messages cause.
 3. Every table is the fold of its input; the service's feeds show the collector's table.
 4. Local files are what their changelogs say (`gokamsg verify`), on every host, whatever was killed there.
-5. Every lag is 0 again in bounded time after the last fault.
+5. Every lag is 0 again in bounded time after the last fault, and the service takes messages into every partition.
 6. No command ends by itself, but for a broker that is not there when it starts, or a full disk; none shows a traceback.
 
 Each message has an id of its own, and whoever sends it never does so again. `--chaos MINUTES` makes the runs longer,

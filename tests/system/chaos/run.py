@@ -19,8 +19,9 @@ from tests.system.chaos.load import TRANSLATED, Drizzle, Speaker, talk
 from tests.system.chaos.schedule import KINDS, Fault, Parts, draw
 from tests.system.chaos.service import COMMANDS, Service
 from tests.system.chaos.watch import Stall, Watch, by_id
+from tests.system.fold import partition_of
 from tests.system.messaging import Ledger, Messaging
-from tests.system.traffic import SPAMMER
+from tests.system.traffic import PEOPLE, SPAMMER
 
 SPEAKERS = 4
 RATE = 20.0  # of each speaker, messages a second
@@ -94,6 +95,8 @@ class Run:
             speaker.join()
         drizzle.close()
         self._calm(healed)
+        self._last_words()
+        self._watch.close()
         self._account()
         self._tell_stalls()
         return report
@@ -149,7 +152,17 @@ class Run:
             say(f"every lag was 0 {time.monotonic() - healed:.1f} s after the last fault")
         except AssertionError as error:
             self.report.broken.append(str(error))
-        self._watch.close()
+
+    def _last_words(self) -> None:
+        """The service takes messages again, into every partition."""
+        voices = {partition_of(person, 8): person for person in PEOPLE}
+        for partition, sender in sorted(voices.items()):
+            speaker = Speaker(lambda: self._service.port, iter([(sender, "Alice", f"bye #end.{partition}")]), rate=100)
+            speaker.start()
+            speaker.join()
+            self._speakers.append(speaker)
+            if speaker.answers != {"200": 1}:
+                self.report.broken.append(f"{sender} cannot send afterwards: {speaker.answers}")
 
     def _account(self) -> None:
         ledger = self._ledger()
