@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -85,12 +86,35 @@ class Written:
         self._consumer.close()
 
 
-class Progress:
-    """Watches a figure grow to the end of the work, with the CPU of client and broker beside it."""
+class Committed:
+    """What a group has committed of its inputs."""
 
-    def __init__(self, done: Callable[[], int], *, client: int, broker: int) -> None:
+    def __init__(self, admin: KafkaAdminClient, group: str, topics: Sequence[str]) -> None:
+        self._admin, self._group, self._topics = admin, group, topics
+
+    def of(self, topic: str) -> dict[int, int]:
+        offsets = self._admin.list_group_offsets({self._group: None})[self._group]
+        return {part.partition: max(0, at.offset) for part, at in offsets.items() if part.topic == topic}
+
+    def __call__(self) -> int:
+        offsets = self._admin.list_group_offsets({self._group: None})[self._group]
+        return sum(max(0, at.offset) for part, at in offsets.items() if part.topic in self._topics)
+
+
+def drop_group(admin: KafkaAdminClient, group: str) -> bool:
+    """Whether the group is gone; if not, it is deleted."""
+    if any(each["group_id"] == group for each in admin.list_groups()):
+        admin.delete_groups([group])
+        return False
+    return True
+
+
+class Progress:
+    """Watches a figure grow to the end of the work, with the CPU of clients and broker beside it."""
+
+    def __init__(self, done: Callable[[], int], *, clients: Sequence[int], broker: int) -> None:
         self._done = done
-        self._client, self._broker = client, broker
+        self._clients, self._broker = clients, broker
         self._pids: list[int] = []
         self.samples: list[Sample] = []
 
@@ -103,7 +127,7 @@ class Progress:
             if now > deadline:
                 raise SystemExit(f"not finished after {timeout_s} s, at {self.samples[-1].done if self.samples else 0}")
             if now - listed > 1:
-                self._pids, listed = tree(self._client), now
+                self._pids, listed = [pid for client in self._clients for pid in tree(client)], now
             sample = Sample(now, self._done(), cpu_s(self._pids), cpu_s([self._broker]))
             if not self.samples or sample.done != self.samples[-1].done:
                 moved = now

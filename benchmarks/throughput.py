@@ -11,7 +11,9 @@ one Apache Kafka, on the embedded broker, or on one after the other:
     gokamsg, 2 workers      exactly-once
     kafka-python loop       exactly-once, the filter only (benchmarks/naive_filter.py)
     confluent-kafka loop    exactly-once, the filter only (benchmarks/confluent_filter.py), where it is installed
+    Quix Streams            exactly-once, filter and collector (benchmarks/quix_role.py), where it is installed
     Goka                    at-least-once, its defaults (tests/goka), where Go is installed
+    Goka, tuned             at-least-once, sends its batches sooner and has larger channels
 
 Rates are taken between 10 and 90 % of the work: of the output, or, where gokamsg writes a row once for many updates, of
 the offsets it commits; where a few commits are all, as with --quick, from the process's start. The detector updates its
@@ -26,13 +28,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from kafka.admin import KafkaAdminClient
-
-from benchmarks.measure import Progress, Written, print_table, rss_mb, spread, tree
+from benchmarks import quix_role
+from benchmarks.measure import Committed, Progress, Written, drop_group, print_table, rss_mb, spread, tree
 from benchmarks.roles import PARTITIONS, ROLES, Role, Server, Work, create
 from tests.embedded_server import EmbeddedServer
 from tests.helpers import eventually, gokamsg_argv, gokamsg_env
@@ -59,8 +61,15 @@ class Start:
 
     role: Role
     address: str
-    group: str
     state: Path
+
+
+@dataclass(frozen=True)
+class OwnTable:
+    """A topic that a contender keeps its table in, where that is not the role's."""
+
+    topic: str
+    check: Callable[[str, Any], list[str]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ class Contender:
     """Whether it writes its table at every update, so that the table's growth is its progress."""
     missing: Callable[[Role], str | None] = lambda _: None
     """Why it cannot be had here; empty if it just does not do the role."""
+    tables: Mapping[str, OwnTable] = field(default_factory=dict)
+    """By role."""
 
 
 def _gokamsg(*options: str) -> Contender:
@@ -80,16 +91,26 @@ def _gokamsg(*options: str) -> Contender:
     return Contender(argv, every_update=False)
 
 
-def _loop(module: str, needs: str) -> Contender:
+def _needs(module: str, *roles: str) -> Callable[[Role], str | None]:
     def missing(role: Role) -> str | None:
-        if role.name != "filter":
+        if role.name not in roles:
             return ""
-        return None if importlib.util.find_spec(needs) else f"{needs} is not installed"
+        return None if importlib.util.find_spec(module) else f"{module} is not installed"
 
-    def argv(start: Start) -> list[str]:
-        return [sys.executable, "-m", f"benchmarks.{module}", "--brokers", start.address, "--group", start.group]
+    return missing
 
-    return Contender(argv, missing=missing)
+
+def _module(name: str, start: Start, *options: str) -> list[str]:
+    common = ["--brokers", start.address, "--group", start.role.group]
+    return [sys.executable, "-m", f"benchmarks.{name}", *common, *options]
+
+
+def _loop(module: str, needs: str) -> Contender:
+    return Contender(lambda start: _module(module, start), missing=_needs(needs, "filter"))
+
+
+def _quix(start: Start) -> list[str]:
+    return _module("quix_role", start, "--role", start.role.name, "--state", str(start.state))
 
 
 def goka_missing(_: Role) -> str | None:
@@ -100,12 +121,16 @@ def goka_missing(_: Role) -> str | None:
     return None
 
 
-def _goka(start: Start) -> list[str]:
-    start.state.mkdir(parents=True)
-    flags = ["-role", start.role.name, "-brokers", start.address, "-state", str(start.state)]
-    return [str(goka.program()), "process", *flags, "-detect-messages", NOBODY]
+def _goka(*options: str) -> Contender:
+    def argv(start: Start) -> list[str]:
+        start.state.mkdir(parents=True)
+        flags = ["-role", start.role.name, "-brokers", start.address, "-state", str(start.state), *options]
+        return [str(goka.program()), "process", *flags, "-detect-messages", NOBODY]
+
+    return Contender(argv, missing=goka_missing)
 
 
+OURS = "gokamsg"
 GOKA = "Goka"
 CONTENDERS = {
     "gokamsg": _gokamsg(),
@@ -113,43 +138,29 @@ CONTENDERS = {
     "gokamsg, 2 workers": _gokamsg("--workers", "2"),
     "kafka-python loop, naive": _loop("naive_filter", "kafka"),
     "confluent-kafka loop": _loop("confluent_filter", "confluent_kafka"),
-    GOKA: Contender(_goka, missing=goka_missing),
+    "Quix Streams": Contender(
+        _quix,
+        every_update=False,
+        missing=_needs("quixstreams", "filter", "collector"),
+        tables={"collector": OwnTable(quix_role.TABLE, quix_role.check_collector)},
+    ),
+    GOKA: _goka(),
+    "Goka, tuned": _goka("-tuned"),
 }
-
-
-class Committed:
-    """What a group has committed of its input."""
-
-    def __init__(self, admin: KafkaAdminClient, role: Role) -> None:
-        self._admin, self._group, self._topics = admin, role.group, role.inputs
-
-    def of(self, topic: str) -> dict[int, int]:
-        offsets = self._admin.list_group_offsets({self._group: None})[self._group]
-        return {part.partition: max(0, at.offset) for part, at in offsets.items() if part.topic == topic}
-
-    def __call__(self) -> int:
-        offsets = self._admin.list_group_offsets({self._group: None})[self._group]
-        return sum(max(0, at.offset) for part, at in offsets.items() if part.topic in self._topics)
-
-
-def drop_group(admin: KafkaAdminClient, group: str) -> bool:
-    if any(each["group_id"] == group for each in admin.list_groups()):
-        admin.delete_groups([group])
-        return False
-    return True
 
 
 def run_round(kafka: Server, work: Work, contender: Contender, scratch: Path, name: str) -> Round:
     """One contender from an empty group to the end of its input; its output is compared."""
     role = work.role
-    create(kafka, *role.outputs)
+    own = contender.tables.get(role.name)
+    create(kafka, *role.outputs, *([own.topic] if own else []))
     log = scratch / f"{name}.log"
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
         admin = stack.enter_context(kafka.admin())
         eventually("the group of the last round is gone", lambda: drop_group(admin, role.group), timeout_s=60)
-        written = stack.enter_context(contextlib.closing(Written(kafka.address, role.outputs[0])))
-        committed = Committed(admin, role)
+        written = stack.enter_context(contextlib.closing(Written(kafka.address, own.topic if own else role.outputs[0])))
+        committed = Committed(admin, role.group, role.inputs)
         eventually("nothing is committed", lambda: committed() == 0, timeout_s=60)  # a fresh cluster has no coordinator
         loops = [topic for topic in role.inputs if topic in role.outputs]
         ends = [stack.enter_context(contextlib.closing(Written(kafka.address, topic))) for topic in loops]
@@ -163,10 +174,10 @@ def run_round(kafka: Server, work: Work, contender: Contender, scratch: Path, na
                 for topic, end in zip(loops, ends, strict=True)
             )
 
-        argv = contender.argv(Start(role, kafka.address, role.group, scratch / name))
+        argv = contender.argv(Start(role, kafka.address, scratch / name))
         client = subprocess.Popen(argv, stdout=output, stderr=output, env=gokamsg_env(), start_new_session=True)
         by_output = contender.every_update or role.name == "filter"
-        progress = Progress(written if by_output else committed, client=client.pid, broker=kafka.pid)
+        progress = Progress(written if by_output else committed, clients=[client.pid], broker=kafka.pid)
         try:
             progress.watch(finished, timeout_s=300)
             memory = sum(rss_mb(tree(client.pid)))
@@ -176,7 +187,7 @@ def run_round(kafka: Server, work: Work, contender: Contender, scratch: Path, na
         finally:
             client.send_signal(signal.SIGTERM)
             client.wait(timeout=60)
-    work.verify(kafka.address)
+    work.verify(kafka.address, own.check if own else None)
     part = progress.between()
     counted = part.share * work.messages * role.counts
     per_us = 1e6 / counted
@@ -277,6 +288,23 @@ def report(results: Results, options: argparse.Namespace) -> None:
         if kind == "embedded" and (apache := results.get((role, name, "apache"))):
             ratio = compared(rounds, apache, lambda row: row.rate)
             print(f"{role}: {name} is {ratio} times as fast on the embedded broker as on Apache Kafka, round by round")
+    beside_peers(results)
+
+
+def beside_peers(results: Results) -> None:
+    """How many times as fast as each peer, by the ratios of the rounds."""
+    peers = [name for name in CONTENDERS if not name.startswith(OURS) and any(key[1] == name for key in results)]
+    rows = [
+        [
+            f"{role}: {name}, {BROKERS[kind]}",
+            *(compared(rounds, results.get((role, peer, kind)), lambda row: row.rate) for peer in peers),
+        ]
+        for (role, name, kind), rounds in results.items()
+        if name.startswith(OURS)
+    ]
+    if peers and rows:
+        print("times as fast as\n")
+        print_table(("", *peers), rows)
 
 
 def compared(ours: list[Round], theirs: list[Round] | None, figure: Callable[[Round], float]) -> str:

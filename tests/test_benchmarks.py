@@ -17,9 +17,10 @@ QUICK = {
     "http": [],
     "broker": [],
     "soak": [],
+    "growth": [],
 }
 # What others import, or run as a contender.
-PARTS = {"measure", "roles", "broker_clients", "naive_filter", "confluent_filter"}
+PARTS = {"measure", "fill", "roles", "growth_role", "broker_clients", "naive_filter", "confluent_filter", "quix_role"}
 
 
 def test_every_benchmark_is_run_here() -> None:

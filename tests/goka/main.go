@@ -22,6 +22,12 @@ import (
 	"github.com/lovoo/goka"
 )
 
+// What -tuned sets.
+const (
+	tunedFlush   = 10 * time.Millisecond
+	tunedChannel = 10_000
+)
+
 var commands = map[string]func(context.Context, *options) error{
 	"emit":    emit,
 	"view":    view,
@@ -37,6 +43,7 @@ type options struct {
 	flush          time.Duration
 	commitInterval time.Duration
 	sessionTimeout time.Duration
+	tuned          bool
 	detectMessages int
 	detectShare    float64
 }
@@ -71,9 +78,13 @@ func parse(command string, arguments []string) *options {
 	flags.DurationVar(&o.flush, "flush", 100*time.Millisecond, "how long the producer gathers records")
 	flags.DurationVar(&o.commitInterval, "commit-interval", time.Second, "how often offsets are committed")
 	flags.DurationVar(&o.sessionTimeout, "session-timeout", 10*time.Second, "silence after which the group goes on without this member")
+	flags.BoolVar(&o.tuned, "tuned", false, "larger channels, and batches sent when they are full or 10 ms old: throughput for memory (process)")
 	flags.IntVar(&o.detectMessages, "detect-messages", 200, "messages sent and received before a user is judged (detector)")
 	flags.Float64Var(&o.detectShare, "detect-share", 0.5, "share of sent messages from which a user is blocked (detector)")
 	_ = flags.Parse(arguments)
+	if o.tuned {
+		o.flush = tunedFlush
+	}
 	return o
 }
 
@@ -87,5 +98,8 @@ func saramaConfig(o *options) *sarama.Config {
 	config.Consumer.Group.Session.Timeout = o.sessionTimeout
 	config.Consumer.Group.Heartbeat.Interval = min(o.sessionTimeout/6, 3*time.Second)
 	config.Producer.Flush.Frequency = o.flush
+	if o.tuned {
+		config.ChannelBufferSize = tunedChannel
+	}
 	return config
 }

@@ -22,9 +22,14 @@ func process(ctx context.Context, o *options) error {
 		return fmt.Errorf("-state must name the directory of the local tables")
 	}
 	held := &holding{}
+	channelSize := 10 // Goka's default
+	if o.tuned {
+		channelSize = tunedChannel
+	}
 	processor, err := goka.NewProcessor(
 		o.addresses(),
 		define(o),
+		goka.WithPartitionChannelSize(channelSize),
 		goka.WithStorageBuilder(storage.DefaultBuilder(o.state)),
 		goka.WithTopicManagerBuilder(goka.TopicManagerBuilderWithTopicManagerConfig(topicManagerConfig())),
 		goka.WithRebalanceCallback(func(assignment goka.Assignment) {
