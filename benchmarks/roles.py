@@ -38,7 +38,7 @@ def remove(kafka: Server, *topics: str) -> None:
 def create(kafka: Server, *topics: str, partitions: int = PARTITIONS) -> None:
     """Makes the topics anew and empty."""
     remove(kafka, *topics)
-    configs = {name: TABLE if name.endswith("-table") or name.startswith("changelog__") else STREAM for name in topics}
+    configs = {name: TABLE if name.endswith("-table") or "changelog" in name else STREAM for name in topics}
     kafka.create_topics({name: {"num_partitions": partitions, "configs": configs[name]} for name in topics})
 
 

@@ -12,6 +12,7 @@ one Apache Kafka, on the embedded broker, or on one after the other:
     kafka-python loop       exactly-once, the filter only (benchmarks/naive_filter.py)
     confluent-kafka loop    exactly-once, the filter only (benchmarks/confluent_filter.py), where it is installed
     Quix Streams            exactly-once, filter and collector (benchmarks/quix_role.py), where it is installed
+    Kafka Streams           exactly-once, filter and collector (benchmarks/streams), where Maven and a JDK are
     Goka                    at-least-once, its defaults (tests/goka), where Go is installed
     Goka, tuned             at-least-once, sends its batches sooner and has larger channels
 
@@ -33,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import quix_role
+from benchmarks import kafka_streams, quix_role
 from benchmarks.measure import Committed, Progress, Written, drop_group, print_table, rss_mb, spread, tree
 from benchmarks.roles import PARTITIONS, ROLES, Role, Server, Work, create
 from tests.embedded_server import EmbeddedServer
@@ -130,6 +131,20 @@ def _goka(*options: str) -> Contender:
     return Contender(argv, missing=goka_missing)
 
 
+def _streams(start: Start) -> list[str]:
+    return kafka_streams.argv(start.address, start.role.name, start.role.group, start.state)
+
+
+def _streams_missing(role: Role) -> str | None:
+    if role.name == "detector":
+        return ""
+    try:
+        kafka_streams.class_path()
+    except kafka_streams.StreamsUnavailableError as error:
+        return str(error)
+    return None
+
+
 OURS = "gokamsg"
 GOKA = "Goka"
 CONTENDERS = {
@@ -143,6 +158,12 @@ CONTENDERS = {
         every_update=False,
         missing=_needs("quixstreams", "filter", "collector"),
         tables={"collector": OwnTable(quix_role.TABLE, quix_role.check_collector)},
+    ),
+    "Kafka Streams": Contender(
+        _streams,
+        every_update=False,
+        missing=_streams_missing,
+        tables={"collector": OwnTable(kafka_streams.TABLE, kafka_streams.check_collector)},
     ),
     GOKA: _goka(),
     "Goka, tuned": _goka("-tuned"),
@@ -219,11 +240,11 @@ def measure(servers: dict[str, Server], role: Role, names: list[str], options: a
     return found
 
 
-def available(role: Role, only: str | None) -> list[str]:
+def available(role: Role, only: list[str] | None) -> list[str]:
     """The contenders that do the role here; says which are missing."""
     names = []
     for name, contender in CONTENDERS.items():
-        if only not in (None, name):
+        if only and name not in only:
             continue
         missing = contender.missing(role)
         if missing is None:
@@ -240,7 +261,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="30,000 messages, one round: a check, not a measurement")
-    parser.add_argument("--only", choices=list(CONTENDERS), help="one contender alone")
+    parser.add_argument("--only", choices=list(CONTENDERS), action="append", help="a contender; repeatable")
     parser.add_argument("--on", choices=(*BROKERS, "both"), default="apache", help="which broker it runs on")
     options = parser.parse_args()
     if options.quick:

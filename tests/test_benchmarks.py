@@ -20,7 +20,17 @@ QUICK = {
     "growth": [],
 }
 # What others import, or run as a contender.
-PARTS = {"measure", "fill", "roles", "growth_role", "broker_clients", "naive_filter", "confluent_filter", "quix_role"}
+PARTS = {
+    "measure",
+    "fill",
+    "roles",
+    "growth_role",
+    "broker_clients",
+    "naive_filter",
+    "confluent_filter",
+    "quix_role",
+    "kafka_streams",
+}
 
 
 def test_every_benchmark_is_run_here() -> None:
