@@ -338,7 +338,8 @@ def main() -> None:
                     with tempfile.TemporaryDirectory(dir=directory) as scratch:
                         cost = run_point(server, point, Path(scratch), options.seed + number)
                     results.setdefault(point, []).append(cost)
-                    figures = f"{cost.rate:,.0f}/s, {cost.client_us:.1f} µs, output verified"
+                    used = f"{cost.client_us:.1f} µs, {cost.rss_mb:.0f} MB, first commit after {cost.first_s:.1f} s"
+                    figures = f"{cost.rate:,.0f}/s, {used}, output verified"
                     print(f"round {number + 1}: {point.axis}, {point.label}: {figures}", flush=True)
         finally:
             server.close()
