@@ -6,10 +6,12 @@ Ten million rows are there in a minute; a producer that is called for each recor
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import closing
 from types import TracebackType
 
 from kafka.protocol.producer import ProduceResponse
 
+from benchmarks.measure import Written
 from gokamsg.engine.records import BatchBuilder
 from tests.broker.raw_client import RawClient, produce_request
 
@@ -39,6 +41,8 @@ class Filler:
     """One connection, for one topic; leaving the block waits until everything is acknowledged."""
 
     def __init__(self, address: str, topic: str) -> None:
+        with closing(Written(address, topic)) as written:
+            written()  # answered once every partition of a topic just made has its leader
         self._client = RawClient(address, timeout_s=60)
         self._topic = topic
         self._asked: deque[int] = deque()
