@@ -137,8 +137,10 @@ class Tutorial:
         self._background[key] = process
 
         def as_shown() -> bool:
+            """Each line is there; of two roles that start together either may be the first."""
             ended = not process.running
-            return _matches(expected, process.stdout() + process.stderr(), whole=False) or ended
+            output = process.stdout() + process.stderr()
+            return all(_matches([line], output, whole=False) for line in expected) or ended
 
         try:
             eventually(where, as_shown, timeout_s=60, interval_s=0.1)
