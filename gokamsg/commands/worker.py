@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 STATUS_EVERY_S = 0.5
 WAITS = (BrokerUnavailableError,)
+SWITCH_S = 0.0005
+"""How long a thread that handles records keeps those waiting that receive and send them; Python's default is ten times
+as long, which is a pause for each piece of a fetch."""
 FINAL = (UsageError, IdentityError, OffsetsLostError, TopicError)
 
 
 def main() -> None:
     """Runs until SIGTERM or the end of standard input; exit code 1 with an error line on failure."""
     show_stacks_when_asked()
+    sys.setswitchinterval(SWITCH_S)
     instructions = json.loads(sys.stdin.buffer.readline() or b"{}")
     console.prepare_streams()
     console.set_up_logging(debug=bool(instructions.get("debug")))

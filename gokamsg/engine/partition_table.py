@@ -1,10 +1,12 @@
 """One partition of a table: uncommitted writes, committed rows not yet in the file, a cache, and the storage behind.
 
 1. A read sees, in this order, the open transaction's writes (the overlay), rows that are committed but not yet stored
-   (dirty), the cache, and the storage. Dirty rows leave memory only once they are stored.
+   (dirty), the cache, and the storage. Dirty rows leave memory once they are stored or on their way there: a storage
+   that writes while its owner goes on (begin_write) answers later reads after that.
 2. The storage never holds anything uncommitted, and its position never covers a row that is not in it: rows and
    position are written together by flush(). It may lag behind the changelog; applying records again is harmless.
-3. Memory is bounded: the cache by `cache_bytes`, dirty rows by a limit beyond which they are stored at once.
+3. Memory is bounded: the cache by `cache_bytes`, dirty rows by a limit beyond which they are stored at once; one write
+   is under way at a time. The next one, close() and discard() wait for it, and raise its StateError.
 4. While the whole table fits the cache, it is known to be complete, and a missing key costs no read.
 
 Not here: codecs (callers pass bytes), reading the changelog (table_reader).
@@ -13,9 +15,10 @@ callbacks of its own, so iterate() from elsewhere is for tables that have none, 
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
-from gokamsg.engine.storage import MemoryStorage, Storage
+from gokamsg.engine.storage import MemoryStorage, PendingWrite, Storage
 from gokamsg.errors import StateError
 
 CACHE_BYTES: Final = 32 << 20
@@ -38,6 +41,8 @@ class PartitionTable:
         self._overlay: dict[bytes, bytes | None] = {}
         self._dirty: dict[bytes, bytes | None] = {}
         self._dirty_bytes = 0
+        self._write: PendingWrite | None = None
+        self._begin_write = getattr(storage, "begin_write", None)
         # A dictionary is not made faster by another one before it.
         self._cache = _Cache(0 if isinstance(storage, MemoryStorage) else cache_bytes, complete=stored is None)
         self._may_load = stored is not None
@@ -69,7 +74,8 @@ class PartitionTable:
         """Bring those keys into the cache that are not in memory, with few reads."""
         if self._cache.complete or not self._cache.limit:
             return
-        missing = [key for key in keys if self._cache.get(key) is _UNKNOWN and key not in self._dirty]
+        known = self._cache.get
+        missing = [key for key in keys if known(key) is _UNKNOWN and key not in self._dirty]
         if missing and self._may_load:
             self._load()
             missing = [] if self._cache.complete else [key for key in missing if self._cache.get(key) is _UNKNOWN]
@@ -125,17 +131,28 @@ class PartitionTable:
             self._position = position
         if not self._dirty and self._stored_position == self._position:
             return
-        self._storage.write(self._dirty, self._position)
+        self._settle()
+        dirty = self._dirty
+        if self._begin_write is None:
+            self._storage.write(dirty, self._position)
+        else:
+            self._write = self._begin_write(dirty, self._position)
         self._stored_position = self._position
         if self._cache.limit:
-            for key, value in self._dirty.items():
-                self._cache.remember(key, value)
+            self._cache.take(dirty, self._dirty_bytes)
         # Last, so that other threads find each row in one place or the other.
         self._dirty = {}
         self._dirty_bytes = 0
 
+    def _settle(self) -> None:
+        """Wait for the write that is under way."""
+        if self._write is not None:
+            self._write.wait()
+            self._write = None
+
     def discard(self) -> None:
         """Empty the table and its storage; it is at position 0 then, and can be filled again."""
+        self._settle()
         self._storage.clear()
         self._overlay, self._dirty, self._dirty_bytes = {}, {}, 0
         self._cache = _Cache(self._cache.limit, complete=True)
@@ -146,6 +163,7 @@ class PartitionTable:
         self.rollback()
         try:
             self.flush()
+            self._settle()
         except StateError:
             self._storage.close(clean=False)
             raise
@@ -169,12 +187,13 @@ class PartitionTable:
     def _take(self, changes: Mapping[bytes, bytes | None]) -> None:
         if changes:
             self._dirty.update(changes)
-            self._dirty_bytes += sum(map(len, changes)) + sum(map(len, filter(None, changes.values())))
-            self._dirty_bytes += _ROW_BYTES * len(changes)
+            self._dirty_bytes += _size_of(changes)
 
     def _bound(self) -> None:
         if self._dirty_bytes > DIRTY_BYTES:
             self.flush()
+        elif self._write is not None and self._write.done:
+            self._settle()
 
     def _read(self, key: bytes) -> bytes | None:
         if self._cache.complete:
@@ -231,11 +250,31 @@ class _Cache:
         self._bytes += _cost(key, value) - (0 if before is _UNKNOWN else _cost(key, before))
         if self.old:
             self.old.pop(key, None)
+        self._make_room()
+
+    def take(self, rows: Mapping[bytes, bytes | None], size: int) -> None:
+        """Remember many rows that together cost at most `size`."""
+        if self.complete and None in rows.values():
+            for key, value in rows.items():
+                self.remember(key, value)
+            return
+        remaining = iter(rows.items())
+        count = max(1, len(rows) * self.limit // (16 * max(size, 1)))
+        while chunk := dict(islice(remaining, count)):
+            size = _size_of(chunk)
+            self._make_room(size)
+            self.young.update(chunk)
+            self._bytes += size  # rows that were there before are counted twice, until it matters
+
+    def _make_room(self, size: int = 0) -> None:
         # One generation may take two thirds as long as it is alone; together they stay within the limit.
-        if self._bytes * 3 > (self.limit if self.old else 2 * self.limit):
-            if self.old:
-                self.complete = False
-            self.old, self.young, self._bytes = self.young, {}, 0
+        limit = self.limit if self.old else 2 * self.limit
+        if (self._bytes + size) * 3 > limit:
+            self._bytes = _size_of(self.young)
+            if (self._bytes + size) * 3 > limit:
+                if self.old:
+                    self.complete = False
+                self.old, self.young, self._bytes = self.young, {}, 0
 
     def fill(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Take the rows of a whole table, unless they turn out not to fit."""
@@ -255,6 +294,10 @@ class _Cache:
         if before is not _UNKNOWN:
             self._bytes -= _cost(key, before)
         self.old.pop(key, None)
+
+
+def _size_of(rows: Mapping[bytes, bytes | None]) -> int:
+    return sum(map(len, rows)) + sum(map(len, filter(None, rows.values()))) + _ROW_BYTES * len(rows)
 
 
 def _cost(key: bytes, value: bytes | None) -> int:

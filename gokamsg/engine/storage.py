@@ -10,15 +10,18 @@
 Keys are ordered by their bytes. Threads: one owner writes; get, get_many, has and iterate may be called from any
 thread, and see rows as of now (each at most once, in order, while the owner goes on writing).
 
-sqlitedict sends each statement to a thread of its own, reports errors late, and never synchronises to the disk. So here
-a statement carries thousands of rows, each is awaited, and an error is told to whoever caused it.
+sqlitedict has a thread for each file, runs one statement after the other there, reports errors late, and never
+synchronises to the disk. So here a piece of work for the thread is a whole write of thousands of rows, or a read; it
+carries its own outcome, and an error is told to whoever asked for it. A write may go on while its owner does other
+things (begin_write): SQLite works without the interpreter's lock.
 """
 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import islice
 from logging import Logger, NullHandler, getLogger
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -60,6 +63,17 @@ _REFUSALS = frozenset(
         sqlite3.SQLITE_NOMEM,
     }
 )
+
+
+class PendingWrite(Protocol):
+    """A write that goes on by itself."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, one way or the other."""
+
+    def wait(self) -> None:
+        """Return once it has ended; StateError if it failed."""
 
 
 class Storage(Protocol):
@@ -141,7 +155,7 @@ class SQLiteStorage:
         self.path = path = Path(path)
         self._boot = boot_id
         self._broken = False
-        self._one_statement = threading.Lock()
+        self._lost: Exception | None = None  # why a write failed: what is read after it is not what was written
         self._file: _File | None = None
         try:
             private_directory(path.parent)
@@ -202,36 +216,42 @@ class SQLiteStorage:
             after, compare = rows[-1][0], ">"
 
     def write(self, changes: Mapping[bytes, bytes | None], position: int) -> None:
-        puts = sorted((key, value) for key, value in changes.items() if value is not None)
-        gone = sorted(key for key, value in changes.items() if value is None)
-        self._begin()
-        for at in range(0, len(puts), _WRITE_ROWS):
-            chunk = puts[at : at + _WRITE_ROWS]
-            count = _padded(chunk)
-            sql = f"REPLACE INTO rows (key, value) VALUES {_marks('(?,?)', count)}"
-            self._run(sql, tuple(chain.from_iterable(chunk)), doing="be written")
-        for at in range(0, len(gone), _WRITE_ROWS):
-            keys = gone[at : at + _WRITE_ROWS]
-            count = _padded(keys)
-            self._run(f"DELETE FROM rows WHERE key IN ({_marks('?', count)})", keys, doing="be written")
-        self._run("REPLACE INTO meta (key, value) VALUES ('position', ?)", (position,), doing="be written")
-        self._run("COMMIT", doing="be written")
-        self._position = position
+        self.begin_write(changes, position).wait()
 
-    def _begin(self) -> None:
-        """Start a transaction; before the first one, make it known that the file is not clean any more."""
+    def begin_write(self, changes: Mapping[bytes, bytes | None], position: int) -> PendingWrite:
+        """As write(), and does not wait. Reads from now on come after it, and raise its StateError if it fails.
+        `changes` must not change before it ends."""
+        boot = self._mark()
+
+        def work(cursor: sqlite3.Cursor) -> list[Any]:
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                if boot:
+                    cursor.execute("REPLACE INTO meta (key, value) VALUES ('boot', ?)", boot)
+                _write(cursor, changes)
+                cursor.execute("REPLACE INTO meta (key, value) VALUES ('position', ?)", (position,))
+                cursor.execute("COMMIT")
+            except Exception as error:
+                self._lost = error.with_traceback(None)
+                raise
+            return []
+
+        write = _Write(self, self._submit(work, doing="be written"))
+        self._position = position
+        return write
+
+    def _mark(self) -> tuple[str | None, ...]:
+        """Before the first write, make it known that the file is not clean any more; the boot id to write, or ()."""
         if self._marked:
-            self._run("BEGIN IMMEDIATE", doing="be written")
-            return
+            return ()
         try:
             # Must be on the disk before any row is: an old row under this mark would be trusted after a power failure.
             _clean_file(self.path).unlink(missing_ok=True)
             _synchronise(self.path.parent)
         except OSError as error:
             raise _state_error(self.path, "be written", error) from error
-        self._run("BEGIN IMMEDIATE", doing="be written")
-        self._run("REPLACE INTO meta (key, value) VALUES ('boot', ?)", (self._boot,), doing="be written")
         self._marked = True
+        return (self._boot,)
 
     def position(self) -> int | None:
         return self._position
@@ -243,7 +263,10 @@ class SQLiteStorage:
         return int(self._run("SELECT COUNT(*) FROM rows")[0][0])
 
     def clear(self) -> None:
-        self._begin()
+        boot = self._mark()
+        self._run("BEGIN IMMEDIATE", doing="be cleared")
+        if boot:
+            self._run("REPLACE INTO meta (key, value) VALUES ('boot', ?)", boot, doing="be cleared")
         self._run("DELETE FROM rows", doing="be cleared")
         self._run("DELETE FROM meta WHERE key = 'position'", doing="be cleared")
         self._run("COMMIT", doing="be cleared")
@@ -274,37 +297,61 @@ class SQLiteStorage:
 
     def _run(self, sql: str, parameters: Iterable[Any] = (), *, doing: str = "be read") -> list[Any]:
         """Run one statement in the file's thread, wait for it, and return its rows; any error breaks the storage."""
-        # One at a time: sqlitedict reports an error to whoever asks next, and that must be the one who caused it.
-        with self._one_statement:
-            file = self._file
-            if file is None or self._broken:
-                raise StateError(f"local table {str(self.path)!r} cannot {doing}: it is closed")
-            try:
-                return file.run(sql, tuple(parameters))
-            except (sqlite3.Error, RuntimeError) as error:
-                # Being locked out says nothing against what the file holds; anything else does.
-                self._broken = _code(error) != sqlite3.SQLITE_BUSY
-                raise _state_error(self.path, doing, error) from error
+        values = tuple(parameters)
+        return self._finish(self._submit(lambda cursor: cursor.execute(sql, values).fetchall(), doing), doing)
+
+    def _submit(self, work: "_Work", doing: str) -> "_Job":
+        file = self._file
+        if file is None or self._broken:
+            raise StateError(f"local table {str(self.path)!r} cannot {doing}: it is closed")
+        job = _Job(work, file.conn)
+        try:
+            file.conn.execute(job)
+        except (sqlite3.Error, RuntimeError) as error:
+            raise self._failed(error, doing) from error
+        return job
+
+    def _finish(self, job: "_Job", doing: str) -> list[Any]:
+        job.wait()
+        if self._lost is not None:
+            raise self._failed(self._lost, "be written") from self._lost
+        if job.error is not None:
+            raise self._failed(job.error, doing) from job.error
+        return job.found
+
+    def _failed(self, error: Exception, doing: str) -> StateError:
+        # Being locked out says nothing against what the file holds; anything else does.
+        self._broken = _code(error) != sqlite3.SQLITE_BUSY
+        return _state_error(self.path, doing, error)
+
+
+_Work = Callable[[sqlite3.Cursor], list[Any]]
+
+
+class _Write:
+    """A PendingWrite of a SQLiteStorage."""
+
+    __slots__ = ("_job", "_storage")
+
+    def __init__(self, storage: SQLiteStorage, job: "_Job") -> None:
+        self._storage = storage
+        self._job = job
+
+    @property
+    def done(self) -> bool:
+        return self._job.done
+
+    def wait(self) -> None:
+        self._storage._finish(self._job, "be written")
 
 
 class _File(SqliteDict):  # type: ignore[misc]  # sqlitedict ships no types
-    """A SqliteDict whose thread cannot leave a caller waiting for ever."""
+    """A SqliteDict whose thread does whole pieces of work."""
 
     conn: Any
 
     def _new_conn(self) -> "_Thread":
         return _Thread(self.filename, autocommit=False, journal_mode="WAL", outer_stack=False)
-
-    def run(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
-        rows = _Rows()
-        self.conn.execute(sql, parameters, rows)
-        while not rows.complete.acquire(timeout=0.5):
-            if not self.conn.is_alive():
-                break
-        self.conn.check_raise_error()
-        if not rows.ended:
-            raise sqlite3.DatabaseError("the database's thread has ended")
-        return rows.found
 
     def end(self) -> None:
         """Close the database and wait until its thread has ended."""
@@ -325,24 +372,77 @@ class _Thread(SqliteMultithread):  # type: ignore[misc]  # sqlitedict ships no t
             # Without its traceback, which would keep the connection open.
             self.exception = (type(error), error.with_traceback(None), None)
 
+    def _connect(self) -> tuple[Any, Any]:
+        connection, cursor = super()._connect()
+        return connection, _Cursor(cursor)
 
-class _Rows:
-    """Collects the rows of one statement; stands where sqlitedict expects a queue, which costs a lock per row."""
 
-    __slots__ = ("__weakref__", "complete", "ended", "found")
+class _Cursor:
+    """Stands where sqlitedict's thread expects a cursor: runs jobs, and passes sqlitedict's own statements on."""
 
-    def __init__(self) -> None:
-        self.found: list[Any] = []
-        self.ended = False
-        self.complete = threading.Lock()
-        self.complete.acquire()
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._cursor = cursor
 
-    def put(self, item: Any) -> None:
-        if isinstance(item, tuple):
-            self.found.append(item)
+    def execute(self, statement: Any, parameters: Any) -> None:
+        if isinstance(statement, _Job):
+            statement.run(self._cursor)
         else:
-            self.ended = True
-            self.complete.release()
+            self._cursor.execute(statement, parameters)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._cursor)
+
+
+class _Job:
+    """A piece of work for a file's thread, and its outcome."""
+
+    __slots__ = ("_complete", "_thread", "_work", "done", "error", "found")
+
+    def __init__(self, work: _Work, thread: threading.Thread) -> None:
+        self.found: list[Any] = []
+        self.error: Exception | None = None
+        self.done = False
+        self._work = work
+        self._thread = thread
+        self._complete = threading.Lock()
+        self._complete.acquire()
+
+    def run(self, cursor: sqlite3.Cursor) -> None:
+        """For the thread."""
+        try:
+            self.found = self._work(cursor)
+        except Exception as error:
+            self.error = error.with_traceback(None)
+        finally:
+            self.done = True
+            self._complete.release()
+
+    def wait(self) -> None:
+        """For one caller: until it is done, or cannot be done any more because its thread has ended."""
+        while not self.done and not self._complete.acquire(timeout=0.5):
+            if not self._thread.is_alive() and not self.done:
+                self.error = sqlite3.DatabaseError("the database's thread has ended")
+                return
+
+
+def _write(cursor: sqlite3.Cursor, changes: Mapping[bytes, bytes | None]) -> None:
+    """Put and remove rows, with few statements; in the order of the keys, which is how SQLite keeps them."""
+    keys = sorted(changes)
+    values = [changes[key] for key in keys]
+    if None in values:
+        gone = [key for key, value in zip(keys, values, strict=True) if value is None]
+        for at in range(0, len(gone), _WRITE_ROWS):
+            chunk = gone[at : at + _WRITE_ROWS]
+            cursor.execute(f"DELETE FROM rows WHERE key IN ({_marks('?', _padded(chunk))})", chunk)
+        keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
+        values = [value for value in values if value is not None]
+    rows: list[Any] = [None] * (2 * len(keys))
+    rows[::2], rows[1::2] = keys, values
+    for at in range(0, len(keys), _WRITE_ROWS):
+        part = rows[2 * at : 2 * (at + _WRITE_ROWS)]
+        count = 1 << (len(part) // 2 - 1).bit_length()
+        part += part[-2:] * (count - len(part) // 2)
+        cursor.execute(f"REPLACE INTO rows (key, value) VALUES {_marks('(?,?)', count)}", part)
 
 
 def _as_is(value: Any) -> Any:
@@ -356,6 +456,7 @@ def _padded(rows: list[Any]) -> int:
     return count
 
 
+@cache
 def _marks(mark: str, count: int) -> str:
     return ",".join([mark] * count)
 

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 TopicPartition = tuple[str, int]
 Changed = Callable[[int, Collection[bytes]], None]
 
-FLUSH_ROWS = 20_000
+FLUSH_ROWS = 8_192
+"""Rows to store at once in a restore: enough for the file, and soon done when the last record was read."""
 
 
 @dataclass(frozen=True, slots=True)

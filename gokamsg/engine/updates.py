@@ -79,7 +79,10 @@ def changes_of(batch: RecordBatch, table: Followed, callback: UpdateCallback | N
     """The last value of each key that the batch changes."""
     records = batch.split()
     if callback is None:
-        return {key or b"": value for key, value in zip(records.keys, records.values, strict=True)}
+        changes = dict(zip(records.keys, records.values, strict=True))
+        if None in changes:
+            changes = {key or b"": value for key, value in zip(records.keys, records.values, strict=True)}
+        return changes  # type: ignore[return-value]  # no key is None now
     rows = Rows(table)
     for index, value in enumerate(records.values):
         at = dt.datetime.fromtimestamp(max(records.timestamp(index), 0) / 1000, dt.UTC)

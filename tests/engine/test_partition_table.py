@@ -281,6 +281,20 @@ def test_a_write_that_fails_is_told_and_nothing_is_vouched_for() -> None:
     assert storage.closed_clean is False
 
 
+def test_a_write_that_fails_behind_its_owner_is_told_at_the_next_one(tmp_path: Path) -> None:
+    for then in (PartitionTable.flush, PartitionTable.close, PartitionTable.discard):
+        storage = SQLiteStorage(tmp_path / then.__name__, topic_id="topic", boot_id="boot")
+        table = table_on(storage)
+        storage._run("PRAGMA max_page_count=20")
+        table.apply({b"%d" % number: b"x" * 1_000 for number in range(500)}, 500)
+        table.flush()
+        assert table.dirty_rows == 0
+        table._position = 501  # something to flush; a commit would notice the failure, or not, as time goes
+        with pytest.raises(StateError, match="disk is full"):
+            then(table)
+        storage.close(clean=False)
+
+
 def test_other_threads_read_committed_values_while_the_owner_writes(tmp_path: Path) -> None:
     """Each reader sees a key's values only ever grow, whether the row is dirty, cached, evicted or stored."""
     seed = 5

@@ -405,6 +405,33 @@ def test_a_failed_write_is_told_to_its_writer_whoever_else_reads(tmp_path: Path)
         storage.close()
 
 
+def test_reads_come_after_a_write_that_goes_on_by_itself(tmp_path: Path) -> None:
+    storage = open_file(tmp_path / "t.0")
+    for number in range(1, 6):
+        rows: dict[bytes, bytes | None] = dict.fromkeys(ROWS, b"%d" % number)
+        rows[b"000000"] = None if number % 2 else b"even"
+        write = storage.begin_write(rows, number)
+        assert (storage.get(b"002999"), storage.get(b"000000")) == (b"%d" % number, rows[b"000000"])
+        assert len(storage.get_many(ROWS)) == len(storage) == len(ROWS) - number % 2
+        assert (write.done, storage.position()) == (True, number)
+        write.wait()
+    storage.close()
+    assert what_it_holds(tmp_path / "t.0") == (5, len(ROWS) - 1)
+
+
+def test_what_is_read_after_a_failed_write_is_not_taken_for_what_was_written(tmp_path: Path) -> None:
+    storage = open_file(tmp_path / "t.0")
+    storage.write({b"a": b"old"}, 1)
+    storage._run("PRAGMA max_page_count=20")
+    write = storage.begin_write({b"a": b"new", **{b"%d" % key: b"x" * 1_000 for key in range(500)}}, 2)
+    with pytest.raises(StateError, match="cannot be written: the disk is full"):
+        storage.get(b"a")
+    with pytest.raises(StateError, match="cannot be written: the disk is full"):
+        write.wait()
+    storage.close()
+    assert what_it_holds(tmp_path / "t.0") == REBUILT
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """Threads and descriptors return to what they were, and a closed file is alone with its mark."""
     descriptors = Path("/proc/self/fd")

@@ -6,13 +6,15 @@
 - Certificates are loaded once, and what is wrong with them is said before anything is connected.
 - What the other side says before it closes is read; kafka-python drops it when both arrive together, such as the reason
   of a refused password.
+- Much is received at a time. kafka-python asks for 4 KB, and for each of them its thread waits until the thread that
+  handles records lets it have the interpreter: a fetched answer of some MB took as long as handling it.
 - While a client is built, a refusal that trying again cannot change (password, certificate) ends it at once;
   kafka-python tries until its time is over, and then says only that.
 """
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +24,8 @@ from kafka.net.inet import KafkaNetSocket, create_connection
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from gokamsg.errors import UsageError
+
+_RECEIVE_BYTES = 1 << 20
 
 
 class ClosingSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no types
@@ -108,17 +112,34 @@ def bound(client: KafkaNetClient, attempts: Attempts) -> KafkaNetClient:
         finally:
             if timer is not None:
                 net.cancel(timer)
-        receive = transport._sock_recv
-
-        def last_words() -> tuple[bytes, Exception | None]:
-            data, error = receive()
-            return data, None if data else error
-
-        transport._sock_recv = last_words
+        transport._sock_recv = _last_words(transport) if manager.ssl_enabled else _much(transport._sock)
         return transport
 
     manager._build_transport = build_transport
     return client
+
+
+def _last_words(transport: KafkaTCPTransport) -> Callable[[], tuple[bytes, Exception | None]]:
+    receive = transport._sock_recv
+
+    def data_or_error() -> tuple[bytes, Exception | None]:
+        data, error = receive()
+        return data, None if data else error
+
+    return data_or_error
+
+
+def _much(sock: socket.socket) -> Callable[[], tuple[bytes, Exception | None]]:
+    def data_or_error() -> tuple[bytes, Exception | None]:
+        try:
+            data = sock.recv(_RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return b"", None
+        except OSError as error:
+            return b"", kafka_errors.KafkaConnectionError(error)
+        return data, None if data else kafka_errors.KafkaConnectionError("socket disconnected")
+
+    return data_or_error
 
 
 def tls_context(security: Mapping[str, Any]) -> ssl.SSLContext | None:
