@@ -22,6 +22,8 @@ from gokamsg.errors import CodecError
 
 T = TypeVar("T")
 
+_type_of: Any = type
+
 _DIGITS = re.compile(rb"[+-]?[0-9]{1,40}")
 # msgspec takes integers of any size for an int, Go only those of 64 bits: a number with so many digits is looked at.
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
@@ -115,6 +117,7 @@ class Json(Generic[T]):
         self._kind: Any = get_args(kind)[0] if self._is_list else kind
         if not isinstance(self._schema, (go_json.StructSchema, go_json.ArraySchema)):
             raise CodecError(f"Json carries a msgspec.Struct or a list, not {kind!r}")
+        self._item_kinds = {self._kind}
         kind_name = getattr(self._kind, "__name__", str(self._kind))
         self.name = f"Json[list[{kind_name}]]" if self._is_list else f"Json[{kind_name}]"
         self.shareable = _is_shareable(self._schema)
@@ -130,7 +133,7 @@ class Json(Generic[T]):
 
     def encode(self, value: T) -> bytes:
         if self._is_list:
-            if not isinstance(value, list) or not all(type(item) is self._kind for item in value):
+            if not isinstance(value, list) or set(map(_type_of, value)) - self._item_kinds:
                 raise CodecError(f"codec {self.name} cannot encode {_kind(value)}; give it a list of its structs")
         elif type(value) is not self._kind:
             raise CodecError(f"codec {self.name} cannot encode {_kind(value)}; give it a {self._kind.__name__}")

@@ -84,7 +84,6 @@ class Context:
 
     __slots__ = (
         "_active",
-        "_codecs",
         "_decode_value",
         "_default_headers",
         "_deferral",
@@ -92,8 +91,10 @@ class Context:
         "_encode_value",
         "_graph",
         "_index",
+        "_joined",
         "_joins",
         "_limit",
+        "_looked_up",
         "_lookups",
         "_loop",
         "_outputs",
@@ -130,6 +131,8 @@ class Context:
         self._table = table
         self._joins = joins
         self._lookups = lookups
+        self._joined = {name: table.remembered for name, table in joins.items()}
+        self._looked_up = {name: table.remembered for name, table in lookups.items()}
         self._deferral = deferral
         self._limit = max_message_bytes
         persist = graph.group_table
@@ -216,16 +219,25 @@ class Context:
 
     def join(self, table: str) -> Any:
         """The joined table's value of the record's key, None if there is none. Raises ProcessingError if not joined."""
+        key = self._records.keys[self._index] or b""
+        try:
+            return self._joined[table][self._partition, key]
+        except KeyError:
+            pass  # not remembered
         try:
             joined = self._joins[table]
         except KeyError:
             raise ProcessingError(
                 f"table {table!r} is not joined by group {self._graph.group!r}; add Join({table!r}, codec) to its graph"
             ) from None
-        return joined.get_in(self._partition, self._records.keys[self._index] or b"")
+        return joined.get_in(self._partition, key)
 
     def lookup(self, table: str, key: str) -> Any:
         """The lookup table's value of any key, None if there is none. Raises ProcessingError if it is no Lookup."""
+        try:
+            return self._looked_up[table][key]
+        except KeyError:
+            pass  # not remembered
         try:
             found = self._lookups[table]
         except KeyError:
@@ -249,7 +261,11 @@ class Context:
         data = None if value is None else encode(value)
         if data is not None and len(data) > self._limit:
             self._checked(data, f"topic {topic!r}")
-        self._staged.append((output, encode_key(key), data, self._merged(headers) if headers else self._emit_headers))
+        try:
+            raw_key = key.encode() if key.__class__ is str else encode_key(key)
+        except UnicodeEncodeError:
+            raw_key = encode_key(key)
+        self._staged.append((output, raw_key, data, self._merged(headers) if headers else self._emit_headers))
 
     def loopback(self, key: str, value: Any, headers: Mapping[str, bytes | None] | None = None) -> None:
         """Send `value` to the group's own loop. Raises ProcessingError unless the graph has Loop(…)."""

@@ -35,23 +35,23 @@ def partition_of(key: bytes, partitions: int, hasher: Hasher = fnv1a32) -> int:
 class Partitioner:
     """Partitions of keys for one number of partitions; remembers recent answers, as hashing costs microseconds."""
 
-    __slots__ = ("_hasher", "_known", "partitions")
+    __slots__ = ("_hasher", "known", "partitions")
 
     def __init__(self, partitions: int, hasher: Hasher = fnv1a32) -> None:
         if partitions < 1:
             raise ValueError(f"a topic has at least one partition, not {partitions}")
         self.partitions = partitions
         self._hasher = hasher
-        self._known: dict[bytes, int] = {}
+        self.known: dict[bytes, int] = {}
 
     def __call__(self, key: bytes) -> int:
-        known = self._known.get(key)
+        known = self.known.get(key)
         if known is not None:
             return known
         partition = partition_of(key, self.partitions, self._hasher)
         if len(key) <= _CACHED_KEY_BYTES:
-            if len(self._known) >= _CACHED_KEYS:
+            if len(self.known) >= _CACHED_KEYS:
                 # Starting over is cheaper than keeping an order on every hit; hot keys are back at once.
-                self._known = {}
-            self._known[key] = partition
+                self.known.clear()
+            self.known[key] = partition
         return partition

@@ -1,8 +1,8 @@
 """A table read by callbacks through join() and lookup(): its partitions held here, its values decoded.
 
 A join has the partitions assigned to the worker, a lookup all of them. Values whose codec calls itself `shareable`
-(decoded values are immutable) are decoded once and remembered; a change of the key forgets them. Owned by the
-worker's thread.
+(decoded values are immutable) are decoded once and remembered; a change of the key forgets them. Contexts look into
+`remembered` first, by the key of a lookup or the partition and encoded key of a join. Owned by the worker's thread.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from gokamsg.errors import ProcessingError
 REMEMBERED = 200_000
 """Decoded values kept per table; beyond it they are all forgotten and decoded again when needed."""
 
-_ABSENT = object()
-
 
 class LookupTable:
     """The partitions of one table that this worker holds."""
@@ -30,22 +28,22 @@ class LookupTable:
         self._decode = codec.decode
         self._partition_of = partition_of
         self._shareable = bool(getattr(codec, "shareable", False))
-        self._remembered: dict[Any, Any] = {}
+        self.remembered: dict[Any, Any] = {}
         self._partitions: dict[int, PartitionTable] = {}
 
     def hold(self, partition: int, table: PartitionTable) -> None:
         """Serve `partition` from `table`."""
         self._partitions[partition] = table
-        self._remembered.clear()
+        self.remembered.clear()
 
     def release(self, partition: int) -> None:
         """Stop serving `partition`."""
         self._partitions.pop(partition, None)
-        self._remembered.clear()
+        self.remembered.clear()
 
     def changed(self, partition: int, keys: Collection[bytes]) -> None:
         """The values of `keys` in `partition` changed; of any, if none is named."""
-        remembered = self._remembered
+        remembered = self.remembered
         if not keys:
             remembered.clear()
         elif remembered:
@@ -59,19 +57,12 @@ class LookupTable:
 
     def get(self, key: str) -> Any:
         """The value of `key` in whatever partition it lives, None if there is none."""
-        value = self._remembered.get(key, _ABSENT)
-        if value is not _ABSENT:
-            return value
         raw_key = encode_key(key)
         return self._read(key, self._partition_of(raw_key), raw_key)
 
     def get_in(self, partition: int, key: bytes) -> Any:
         """The value of `key` in `partition`, None if there is none."""
-        name = (partition, key)
-        value = self._remembered.get(name, _ABSENT)
-        if value is not _ABSENT:
-            return value
-        return self._read(name, partition, key)
+        return self._read((partition, key), partition, key)
 
     def _read(self, name: Any, partition: int, key: bytes) -> Any:
         table = self._partitions.get(partition)
@@ -80,7 +71,7 @@ class LookupTable:
         raw = table.get(key)
         value = None if raw is None else self._decode(raw)
         if value is None or self._shareable:
-            if len(self._remembered) >= REMEMBERED:
-                self._remembered.clear()
-            self._remembered[name] = value
+            if len(self.remembered) >= REMEMBERED:
+                self.remembered.clear()
+            self.remembered[name] = value
         return value

@@ -6,7 +6,7 @@ abort: `discard()` drops every open batch. Owned by the worker's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gokamsg.engine.clients import BATCH_BYTES
@@ -28,19 +28,16 @@ LIMIT_BYTES = 768 << 10
 class OutputTopic:
     """One topic that a worker writes to."""
 
-    __slots__ = ("_builders", "_outputs", "bytes", "count", "partition_of", "partitions", "topic")
+    __slots__ = ("_builders", "_outputs", "bytes", "count", "known", "partition_of", "partitions", "topic")
 
     def __init__(self, outputs: Outputs, topic: str, partition_of: Partitioner, partitions: int) -> None:
         self.topic = topic
         self.partitions = partitions
         self._outputs = outputs
         self.partition_of = partition_of
+        self.known = partition_of.known
         self.count = self.bytes = 0  # of what was handed to the producer
         self._builders: list[BatchBuilder | None] = [None] * partitions
-
-    def append(self, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
-        """Add a record to the partition of its key."""
-        self.append_to(self.partition_of(key), key, value, headers)
 
     def append_to(self, partition: int, key: bytes, value: bytes | None, headers: Headers = ()) -> None:
         """Add a record to `partition`; a batch that is full is sent first."""
@@ -108,11 +105,12 @@ class Outputs:
         """The topic `name`, None if it is not registered."""
         return self._topics.get(name)
 
-    def accept(self, staged: Iterable[Staged]) -> None:
+    def accept(self, staged: Sequence[Staged]) -> None:
         """Take over what one callback emitted, after it returned without error."""
         for topic, key, value, headers in staged:
-            topic.append(key, value, headers)
-            self.records += 1
+            partition = topic.known.get(key)
+            topic.append_to(topic.partition_of(key) if partition is None else partition, key, value, headers)
+        self.records += len(staged)
 
     def flush(self) -> None:
         """Send every open batch, all in one go."""

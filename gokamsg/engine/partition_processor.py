@@ -115,7 +115,7 @@ class PartitionProcessor:
         """Handle all `records` of `source` in order."""
         values, mixed = _decode(source.codec, records.values, self._null)
         if self.table is not None:
-            self.table.prefetch({key or b"" for key in records.keys})
+            self.table.prefetch(records.keys)
         context, outputs, pace, callback = self._context, self._outputs, self._pace, source.callback
         if self._wrapper is not None:
             callback = _wrapped(callback, self._wrapper)

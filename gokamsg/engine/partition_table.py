@@ -14,7 +14,7 @@ Threads: owned by one; committed() and iterate() may be called from any. The own
 callbacks of its own, so iterate() from elsewhere is for tables that have none, as those of views.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -70,12 +70,13 @@ class PartitionTable:
         """Whether the key has a value, as the open transaction sees it."""
         return self.get(key) is not None
 
-    def prefetch(self, keys: Collection[bytes]) -> None:
+    def prefetch(self, keys: Iterable[bytes | None]) -> None:
         """Bring those keys into the cache that are not in memory, with few reads."""
         if self._cache.complete or not self._cache.limit:
             return
         known = self._cache.get
-        missing = [key for key in keys if known(key) is _UNKNOWN and key not in self._dirty]
+        wanted = {key or b"" for key in keys}
+        missing = [key for key in wanted if known(key) is _UNKNOWN and key not in self._dirty]
         if missing and self._may_load:
             self._load()
             missing = [] if self._cache.complete else [key for key in missing if self._cache.get(key) is _UNKNOWN]

@@ -296,7 +296,7 @@ _SHORT = tuple(_encode(number) for number in range(8192))  # the numbers of one 
 class BatchBuilder:
     """An open batch for one partition. append() any number of times, then build() once."""
 
-    __slots__ = ("_body", "_prefix", "_timestamp", "base_timestamp", "count", "max_timestamp")
+    __slots__ = ("_body", "_prefix", "_timestamp", "base_timestamp", "count", "max_timestamp", "size")
 
     def __init__(self) -> None:
         self._body = bytearray(HEADER_BYTES)
@@ -305,11 +305,7 @@ class BatchBuilder:
         self.base_timestamp = -1
         self.max_timestamp = -1
         self.count = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes of the batch so far, uncompressed."""
-        return len(self._body)
+        self.size = HEADER_BYTES  # bytes of the batch so far, uncompressed
 
     def append(self, key: bytes | None, value: bytes | None, timestamp_ms: int, headers: Headers = ()) -> int:
         """Adds a record; returns the batch's size in bytes, so that the caller can decide to send it."""
@@ -331,7 +327,8 @@ class BatchBuilder:
             body += _encode(len(record))
         body += record
         self.count = count + 1
-        return len(body)
+        self.size = size = len(body)
+        return size
 
     def build(
         self,

@@ -45,9 +45,9 @@ def test_remembered_partitions_are_the_computed_ones_and_their_number_is_bounded
     first = [partitioner(key) for key in keys]
     sample = random.Random(1).sample(range(len(keys)), 2_000)
     assert all(partitioner(keys[i]) == first[i] == partition_of(keys[i], 8) for i in sample)
-    assert len(partitioner._known) <= 1 << 16
+    assert len(partitioner.known) <= 1 << 16
     partitioner(b"x" * 10_000)
-    assert b"x" * 10_000 not in partitioner._known
+    assert b"x" * 10_000 not in partitioner.known
 
 
 @pytest.mark.goka("partitions: sign rule for any hasher")
