@@ -402,15 +402,17 @@ class _Job:
         self.found: list[Any] = []
         self.error: Exception | None = None
         self.done = False
-        self._work = work
+        self._work: _Work | None = work
         self._thread = thread
         self._complete = threading.Lock()
         self._complete.acquire()
 
     def run(self, cursor: sqlite3.Cursor) -> None:
         """For the thread."""
+        work, self._work = self._work, None  # with it go the rows that it holds
+        assert work is not None
         try:
-            self.found = self._work(cursor)
+            self.found = work(cursor)
         except Exception as error:
             self.error = error.with_traceback(None)
         finally:
