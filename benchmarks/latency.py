@@ -1,12 +1,16 @@
-"""From POST to feed: 100 messages a second through filter, collector and the service, all roles exactly-once.
+"""100 messages a second through filter and collector; then from POST to feed, with the service. All exactly-once.
 
     python -m benchmarks.latency [--rate 100] [--seconds 20] [--quick]
 
-Three writers post to a reader each, on schedule and in order. A message's latency runs from the start of its POST to
-the end of the first GET of the reader's feed that shows it or a later one. The feed of one reader is asked every
-10 ms, so the figures are a third of the messages' and late by about 5 ms; more GETs would mostly measure themselves. A
-minute of the same load goes before: until its code is compiled, a fresh Kafka needs twice the CPU.
-Afterwards the idle processes' CPU and memory are taken. Needs Java and Maven (or GOKAMSG_KAFKA_LIBS), and Linux.
+First filter and collector run alone, and a message's latency is from its produce to message_sent until its row is
+committed in collector-table (benchmarks/pipeline.py). A minute of the same load goes before: until its code is
+compiled, a fresh Kafka needs twice the CPU.
+
+Then all roles run, with the service. Three writers post to a reader each, on schedule and in order. A message's latency
+runs from the start of its POST to the end of the first GET of the reader's feed that shows it or a later one. The feed
+of one reader is asked every 10 ms, so the figures are a third of the messages' and late by about 5 ms; more GETs would
+mostly measure themselves. Afterwards the idle processes' CPU and memory are taken. Needs Java and Maven (or
+GOKAMSG_KAFKA_LIBS), and Linux.
 """
 
 import argparse
@@ -20,7 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks import pipeline
 from benchmarks.measure import cpu_s, print_table, quantile, rss_mb, tree
+from benchmarks.roles import create
 from tests.helpers import eventually, free_port, processes
 from tests.kafka_server import KafkaServer, kafka_libs
 
@@ -133,6 +139,23 @@ class Usage:
         return {name: ", ".join(f"{mb:,.0f}" for mb in rss_mb(each, peak=False)) for name, each in self._trees.items()}
 
 
+def quantiles(values: list[float]) -> list[str]:
+    return [*(f"{quantile(values, share):,.1f}" for share in (0.5, 0.9, 0.99)), f"{max(values):,.1f}"]
+
+
+def through_filter_and_collector(
+    kafka: KafkaServer, directory: str, rate: float, seconds: float, warm_up_s: float
+) -> list[float]:
+    create(kafka, "message_sent", "message_received", "collector-table")
+    with processes(Path(directory, "logs-alone")) as started:
+        common = ("--brokers", kafka.address, "--state-dir", f"{directory}/alone")
+        workers = [started.gokamsg("process", "--role", role, *common, name=role) for role in ("filter", "collector")]
+        found = pipeline.measure(kafka.address, rate, seconds, warm_up_s)
+        for worker in workers:
+            worker.terminate(30)
+        return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rate", type=float, default=100.0)
@@ -148,6 +171,7 @@ def main() -> None:
         kafka = KafkaServer(Path(directory, "kafka"), kafka_libs(), jvm=["-Xmx512m"])
         kafka.start()
         try:
+            through = through_filter_and_collector(kafka, directory, options.rate, seconds, warm_up_s)
             port = free_port()
             common = ("--brokers", kafka.address, "--state-dir", f"{directory}/state")
             workers = {
@@ -157,7 +181,7 @@ def main() -> None:
             workers["serve"] = started.gokamsg("serve", "--port", str(port), *common, name="serve")
             service = Service(port)
             eventually("the service is ready", service.ready, timeout_s=60, interval_s=0.1)
-            load(service, "warm-up", options.rate, warm_up_s)
+            load(service, "warm-up", options.rate, warm_up_s / 3)
             pids = {name: process.pid for name, process in workers.items()} | {"Kafka": kafka.pid}
             usage = Usage(pids)
             pairs = load(service, "measured", options.rate, seconds)
@@ -168,6 +192,10 @@ def main() -> None:
             resting, memory = usage.shares(), usage.memory()
         finally:
             kafka.close()
+    print(f"{len(through):,} messages at {options.rate:,.0f}/s through filter and collector, milliseconds\n")
+    head = ("", "p50", "p90", "p99", "highest")
+    print_table(head, [("committed in collector-table", *quantiles(through))])
+    print()
     count = sum(len(pair.posted) for pair in pairs)
     first, last = min(pair.posted[0] for pair in pairs), max(pair.posted[-1] for pair in pairs)
     reached = (count - 1) / (last - first)
@@ -179,8 +207,8 @@ def main() -> None:
             for pair in watched
             for start, end in zip(pair.posted, getattr(pair, column), strict=True)
         ]
-        rows.append((name, *(f"{quantile(values, share):,.1f}" for share in (0.5, 0.9, 0.99)), f"{max(values):,.1f}"))
-    print_table(("", "p50", "p90", "p99", "highest"), rows)
+        rows.append((name, *quantiles(values)))
+    print_table(head, rows)
     print(f"\nCPU in shares of one core, idle over {idle_seconds:.0f} s; memory of each process of the command\n")
     print_table(
         ("", "at work", "idle", "RSS MB"), [(name, working[name], resting[name], memory[name]) for name in pids]
