@@ -302,11 +302,12 @@ class SQLiteStorage:
 
     def _submit(self, work: "_Work", doing: str) -> "_Job":
         file = self._file
-        if file is None or self._broken:
+        thread = None if file is None or self._broken else file.conn
+        if thread is None:
             raise StateError(f"local table {str(self.path)!r} cannot {doing}: it is closed")
-        job = _Job(work, file.conn)
+        job = _Job(work, thread)
         try:
-            file.conn.execute(job)
+            thread.execute(job)
         except (sqlite3.Error, RuntimeError) as error:
             raise self._failed(error, doing) from error
         return job
