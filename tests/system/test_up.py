@@ -15,6 +15,7 @@ import pytest
 
 from tests.helpers import Process, Processes, eventually, free_port, run_gokamsg, say, slowness
 from tests.kafka_server import KafkaCluster
+from tests.system import fold
 from tests.system.messaging import Ledger, Load, Messaging, pause
 from tests.system.traffic import NO_DETECTION, chatter
 
@@ -231,7 +232,9 @@ def test_in_a_pipe_a_block_is_one_line(scene: UpScene) -> None:
     for number in range(12):
         assert scene.send("Bob", "Alice", f"spam {number}")
     up.wait_line("^Bob is blocked$")
-    assert run_gokamsg("unblock", "Bob", "--brokers", f"127.0.0.1:{scene.broker_port}").returncode == 0
+    broker = f"127.0.0.1:{scene.broker_port}"
+    eventually("he was blocked eight times", lambda: len(fold.read(broker, "block_user")) == 8, timeout_s=20)
+    assert run_gokamsg("unblock", "Bob", "--brokers", broker).returncode == 0
     up.wait_line("^Bob is no longer blocked$")
     assert up.stderr().splitlines().count("Bob is blocked") == 1
 
