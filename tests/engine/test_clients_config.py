@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,8 @@ def test_an_unknown_host_is_named() -> None:
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
 def test_something_else_listens(answer: bytes | None, protocol: str) -> None:
     with listener(answer) as address:
-        message = refusal(check_broker, ClientConfig(address, properties={"security.protocol": protocol}))
+        soon = partial(check_broker, timeout_s=1.5)
+        message = refusal(soon, ClientConfig(address, properties={"security.protocol": protocol}))
         if protocol == "SSL" and answer is not None:
             assert message == f"{address} does not speak TLS; check security.protocol and the port"
         else:

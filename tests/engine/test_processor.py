@@ -271,6 +271,7 @@ def test_a_deferred_commit_holds_the_transaction(scene: Scene, topic: Any, fresh
 
 
 @pytest.mark.goka("co-partitioned inputs and joins")
+@pytest.mark.any_broker
 def test_topics_that_do_not_fit_are_refused_by_name(
     scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_view_of_one_partition_knows_what_it_leaves_out(scene: Scene) -> None:
 
 
 @pytest.mark.goka("view: missing table", "view: get before it is open")
+@pytest.mark.any_broker
 def test_why_a_view_ended_is_told(kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str]) -> None:
     unstarted = View(ClientConfig(kafka_cluster.address), "t", String())
     with pytest.raises(GokamsgError, match="start it first"):
