@@ -176,7 +176,6 @@ def set_up_logging(*, debug: bool) -> None:
         # The client logs every reconnection as a warning or error; what matters of it, and of a failed view,
         # comes as our own errors.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
-        logging.getLogger("waitress").setLevel(logging.CRITICAL)
         logging.getLogger("gokamsg.engine.view").setLevel(logging.CRITICAL)
 
 

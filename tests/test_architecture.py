@@ -63,7 +63,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlitedict": ("gokamsg.engine.storage",),
     "sqlite3": ("gokamsg.engine.storage", "gokamsg.broker."),
     "flask": ("gokamsg.messaging.service",),
-    "waitress": ("gokamsg.messaging.service", "gokamsg.messaging.server"),
+    "httptools": ("gokamsg.messaging.requests",),
     "typer": ("gokamsg.cli", "gokamsg.commands."),
     "click": ("gokamsg.cli", "gokamsg.commands."),
     "rich": ("gokamsg.console",),

@@ -222,7 +222,8 @@ try:
     cli.main()
 except SystemExit:
     pass
-heavy = {"kafka", "flask", "waitress", "rich", "msgspec", "prometheus_client", "sqlitedict", "logging.handlers"}
+heavy = {"asyncio", "kafka", "flask", "httptools", "rich", "msgspec", "prometheus_client", "sqlitedict"}
+heavy |= {"logging.handlers"}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)

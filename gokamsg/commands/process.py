@@ -100,7 +100,7 @@ def served_metrics(settings: Settings, statuses: Mapping[str, Mapping[str, Any]]
 
     listener = listen(settings.metrics_host, settings.metrics_port, flags=("--metrics-host", "--metrics-port"))
     console.note(f"metrics: {url_of(listener)}/metrics")
-    server = HttpServer(app, listener, threads=2)
+    server = HttpServer(app, listener)
     thread = threading.Thread(target=server.run, name="metrics", daemon=True)
     thread.start()
     try:

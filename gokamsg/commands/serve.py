@@ -31,7 +31,7 @@ def serve(settings: Settings) -> None:
     topic = RECEIVED if settings.direct else SENT
     make_topics(config, [topic, RECEIVED, TABLE])
     view = View(config, TABLE, MESSAGES, storage_dir=settings.state_path)
-    emitter = Emitter(config, topic, MESSAGE)
+    emitter = Emitter(config, topic, MESSAGE, room_timeout_s=0)
     app = create_app(emitter, view, direct=settings.direct, loopback_only=is_loopback(listener))
     server = HttpServer(app, listener)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -58,17 +58,22 @@ class Promise:
         """Whether it is kept or broken."""
         return self._done
 
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it is kept or broken within the time."""
+        if self._done:
+            return True
+        with self._lock:
+            event = self._event = self._event or threading.Event()
+            if self._position is not None or self._error is not None:  # settled since we looked
+                event.set()
+        return event.wait(timeout_s)
+
     def result(self, timeout_s: float = EMIT_TIMEOUT_S) -> RecordPosition:
         """Waits for the acknowledgement; raises why there is none. BrokerUnavailableError when the time passes."""
-        if not self._done:
-            with self._lock:
-                event = self._event = self._event or threading.Event()
-                if self._position is not None or self._error is not None:  # settled since we looked
-                    event.set()
-            if not event.wait(timeout_s):
-                raise BrokerUnavailableError(
-                    f"the brokers have not acknowledged the record within {timeout_s:g} s; it may be written or not"
-                )
+        if not self.wait(timeout_s):
+            raise BrokerUnavailableError(
+                f"the brokers have not acknowledged the record within {timeout_s:g} s; it may be written or not"
+            )
         if self._error is not None:
             raise self._error
         assert self._position is not None
@@ -110,11 +115,13 @@ class Emitter(Generic[T]):
         *,
         default_headers: Mapping[str, bytes | None] | None = None,
         hasher: Hasher = fnv1a32,
+        room_timeout_s: float = EMIT_TIMEOUT_S,
     ) -> None:
         """BrokerUnavailableError and TopicError when it cannot work.
 
         `default_headers` go with every record, below those of its emit(). `hasher` is FNV-1a as Goka's; a processor
-        whose table lives by these keys needs the same one.
+        whose table lives by these keys needs the same one. `room_timeout_s`: so long emit() waits while too much is
+        under way; 0 for a caller that must not wait.
         """
         self._topic = topic
         self._codec = codec
@@ -122,6 +129,7 @@ class Emitter(Generic[T]):
         self._headers = tuple(self._default_headers.items())
         cluster = connect(config)
         self._clock = cluster.clock
+        self._room_timeout_s = room_timeout_s
         self._sender = cluster.sender()
         try:
             count = self._sender.partition_count(topic)
@@ -188,10 +196,13 @@ class Emitter(Generic[T]):
     # --- batches: every method here is called with the lock held, except the sender's answer ---------------------
 
     def _wait_for_room(self, size: int) -> None:
-        if not self._changed.wait_for(lambda: not self._bytes or self._bytes + size <= UNDER_WAY_BYTES, EMIT_TIMEOUT_S):
+        if not self._changed.wait_for(lambda: self._has_room(size), self._room_timeout_s):
             raise BrokerUnavailableError(
                 f"topic {self._topic!r} takes no more records: {self._bytes} bytes wait for acknowledgement"
             )
+
+    def _has_room(self, size: int) -> bool:
+        return not self._bytes or self._bytes + size <= UNDER_WAY_BYTES
 
     def _send(self, partition: int) -> None:
         lane = self._lanes[partition]

@@ -1,13 +1,13 @@
 """What the service says, in the format asked for: text as Goka's, JSON or an HTML page. Pure.
 
 Text is what curl and any client without a preference gets; its bytes for feeds and sent messages are Goka's. Pages are
-made by `render`, which is given a template's name and its values.
+made from `templates`, which need no request for it.
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -15,7 +15,16 @@ import msgspec
 from .messages import NAME_BYTES, Message
 
 Format = Literal["text", "json", "html"]
-Render = Callable[..., str]
+
+
+class Template(Protocol):
+    def render(self, **values: Any) -> str: ...
+
+
+class Templates(Protocol):
+    """Jinja's, or others."""
+
+    def get_template(self, name: str) -> Template: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +64,9 @@ def feed_line(index: int, message: Message) -> str:
 class Answers:
     """The answers in one format."""
 
-    def __init__(self, kind: Format, render: Render) -> None:
+    def __init__(self, kind: Format, templates: Templates) -> None:
         self._kind = kind
-        self._render = render
+        self._templates = templates
 
     def sent(self, message: Message, topic: str, partition: int, offset: int) -> Answer:
         """A message was acknowledged."""
@@ -100,7 +109,9 @@ class Answers:
     def page(self, template: str, status: int = 200, **values: Any) -> Answer:
         """An HTML page that may load nothing, run its own script only, and send forms to this service only."""
         nonce = secrets.token_urlsafe(16)
-        body = self._render(template, nonce=nonce, path_of=path_of, name_bytes=NAME_BYTES, **values)
+        body = self._templates.get_template(template).render(
+            nonce=nonce, path_of=path_of, name_bytes=NAME_BYTES, **values
+        )
         policy = (
             f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
             "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

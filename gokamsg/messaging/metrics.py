@@ -37,6 +37,7 @@ class ServiceMetrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # labels() looks them up with a lock
         ready = Gauge("gokamsg_view_ready", "1 if feeds can be read.", registry=self._registry)
         ready.set_function(lambda: float(view.recovered))
         records = Gauge("gokamsg_view_records", "Records of the table read so far.", registry=self._registry)
@@ -45,8 +46,12 @@ class ServiceMetrics:
         remaining.set_function(lambda: float(view.progress()[1]))
 
     def observe(self, endpoint: str, status: int, seconds: float) -> None:
-        self._requests.labels(endpoint, str(status)).inc()
-        self._seconds.labels(endpoint).observe(seconds)
+        found = self._series.get((endpoint, status))
+        if found is None:
+            found = self._requests.labels(endpoint, str(status)), self._seconds.labels(endpoint)
+            self._series[endpoint, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def answer(self) -> Answer:
         return Answer(generate_latest(self._registry), 200, CONTENT_TYPE_LATEST)

@@ -7,38 +7,50 @@
    and new lines as %2F, %25 and %0A.
 4. What a page of another origin could make a browser do is refused.
 
-Threads: handlers run in many at once; emitter and view must allow that.
+Handlers do not wait: a message's answer is pending until the brokers have acknowledged it (pending.py), and costs no
+thread meanwhile. Under a server that knows nothing of pending answers the service waits as any WSGI application.
+Threads: handlers may run in many at once; emitter and view must allow that.
 """
 
 import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 import msgspec
-from flask import Flask, Request, Response, g, render_template, request
+from flask import Flask, Request, Response, current_app, g, request
 
-from gokamsg.engine import Json, RecordPosition
-from gokamsg.errors import CodecError, GokamsgError
+from gokamsg.engine import Json, Promise, RecordPosition
+from gokamsg.errors import BrokerUnavailableError, CodecError, GokamsgError
 
 from .answers import Answer, Answers, Format, path_of, redirect, text
 from .messages import Message, objection_to_user
 from .metrics import ServiceMetrics
+from .pending import PENDING
+from .requests import BODY_BYTES
 
 log = logging.getLogger(__name__)
 
-BODY_BYTES = 64 * 1024
 RETRY_AFTER_S = 2
+ACKNOWLEDGED_WITHIN_S = 10.0
+HEADERS = (
+    ("Cache-Control", "no-store"),
+    ("Vary", "Accept"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),
+)
 FORMATS: dict[str, Format] = {"text/plain": "text", "application/json": "json", "text/html": "html"}
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class MessageEmitter(Protocol):
-    """Sends a message and waits for the brokers' acknowledgement. Raises GokamsgError."""
+    """Sends a message; the promise is kept when the brokers have acknowledged it. Raises GokamsgError, never waits."""
 
-    def emit_sync(self, key: str, value: Message) -> RecordPosition: ...
+    def emit(self, key: str, value: Message) -> Promise: ...
 
 
 class FeedView(Protocol):
@@ -68,6 +80,68 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message on its way, and what is answered once it has arrived."""
+
+    promise: Promise
+    answer: Callable[[RecordPosition], Answer]
+
+
+class Acknowledged(Response):
+    """The answer to a sent message: made when the brokers have acknowledged it, or the time is over."""
+
+    def __init__(
+        self, sent: Sent, within_s: float, failed: Callable[[Exception], Answer], observe: Callable[[int], None]
+    ) -> None:
+        super().__init__()
+        self.timeout_s = within_s
+        self._sent = sent
+        self._failed = failed
+        self._observe = observe
+        self._environ: dict[str, Any] = {}
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        self._environ = environ
+        if pend := environ.get(PENDING):
+            pend(self)
+            return ()
+        self._sent.promise.wait(self.timeout_s)
+        return self.finish(start_response)
+
+    def on_done(self, call: Callable[[], None]) -> None:
+        self._sent.promise.then(lambda error: call())
+
+    def finish(self, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            answer = self._sent.answer(self._position())
+        except Exception as error:
+            answer = self._failed(error)
+        self._observe(answer.status)
+        return Ready(answer)(self._environ, start_response)
+
+    def _position(self) -> RecordPosition:
+        if not self._sent.promise.done:
+            raise BrokerUnavailableError(
+                f"the brokers have not acknowledged the message within {self.timeout_s:g} s; it may be sent or not"
+            )
+        return self._sent.promise.result(0)
+
+
+class Ready(Response):
+    """An answer that is known: given as it is, without what Response does to complete one."""
+
+    def __init__(self, answer: Answer) -> None:
+        fields = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
+        super().__init__(headers=[*fields, *HEADERS, *answer.headers.items()])
+        self.status_code = answer.status
+        self._body = answer.body
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response(self.status, self.headers.to_wsgi_list())
+        return () if environ["REQUEST_METHOD"] == "HEAD" else (self._body,)
+
+
 class RawPath:
     """Routes on the path as it was sent, so that an encoded slash is part of a name and not a border.
 
@@ -94,19 +168,20 @@ def create_app(
     *,
     direct: bool = False,
     loopback_only: bool = True,
+    acknowledged_within_s: float = ACKNOWLEDGED_WITHIN_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> Flask:
     """The service as a WSGI application.
 
     `direct`: the emitter's topic is keyed by recipient (message_received), not by sender (message_sent).
     `loopback_only`: requests for another host name than this machine's are refused, since a page could have had its
-    own name resolve to us.
+    own name resolve to us. `acknowledged_within_s`: after that a message's fate is answered to be unknown.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.wsgi_app = RawPath(app.wsgi_app)  # type: ignore[method-assign]
-    service = Service(emitter, view, direct=direct)
     metrics = ServiceMetrics(view)
+    service = Service(emitter, view, direct=direct)
 
     @app.before_request
     def begin() -> None:
@@ -116,16 +191,23 @@ def create_app(
 
     @app.after_request
     def finish(response: Response) -> Response:
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["Vary"] = "Accept"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "same-origin"
-        metrics.observe(request.endpoint or "none", response.status_code, clock() - g.get("started", clock()))
+        if not isinstance(response, Acknowledged):
+            metrics.observe(request.endpoint or "none", response.status_code, clock() - g.get("started", clock()))
         return response
 
-    def add(method: str, rule: str, handler: Callable[..., Answer]) -> None:
+    def later(sent: Sent) -> Response:
+        started, said, path = g.started, answers(), request.path
+        return Acknowledged(
+            sent,
+            acknowledged_within_s,
+            lambda error: answer_to(error, said, "POST", path),
+            lambda status: metrics.observe("send", status, clock() - started),
+        )
+
+    def add(method: str, rule: str, handler: Callable[..., Answer | Sent]) -> None:
         def view_function(**names: str) -> Response:
-            return respond(handler(**names))
+            answer = handler(**names)
+            return Ready(answer) if isinstance(answer, Answer) else later(answer)
 
         app.add_url_rule(rule, handler.__name__, view_function, methods=[method])
 
@@ -135,7 +217,9 @@ def create_app(
     add("GET", "/-/health", service.health)
     add("GET", "/-/ready", service.ready)
     add("GET", "/-/metrics", metrics.answer)
-    app.register_error_handler(Exception, lambda error: respond(answer_to(error)))
+    app.register_error_handler(
+        Exception, lambda error: Ready(answer_to(error, answers(), request.method, request.path))
+    )
     return app
 
 
@@ -147,12 +231,16 @@ class Service:
         self._view = view
         self._direct = direct
 
-    def send(self, user: str) -> Answer:
+    def send(self, user: str) -> Sent:
         message, is_form = read_message(request, decoded(user))
-        position = self._emitter.emit_sync(message.recipient if self._direct else message.sender, message)
-        if is_form:
-            return redirect(f"{path_of(message.sender, 'feed')}?sent={quote(message.recipient, safe='')}")
-        return answers().sent(message, position.topic, position.partition, position.offset)
+        said = answers()
+
+        def answer(at: RecordPosition) -> Answer:
+            if is_form:
+                return redirect(f"{path_of(message.sender, 'feed')}?sent={quote(message.recipient, safe='')}")
+            return said.sent(message, at.topic, at.partition, at.offset)
+
+        return Sent(self._emitter.emit(message.recipient if self._direct else message.sender, message), answer)
 
     def feed(self, user: str) -> Answer:
         name = decoded(user)
@@ -181,15 +269,15 @@ class Service:
 
 
 def answers() -> Answers:
-    """The answers in the format that the request's Accept header prefers; text if it prefers none that we have."""
-    preferred = request.accept_mimetypes.best_match(FORMATS, default="text/plain")
-    return Answers(FORMATS[preferred or "text/plain"], render_template)
+    """The answers in the format that the request asks for."""
+    return Answers(format_for(request.headers.get("Accept", "")), current_app.jinja_env)
 
 
-def respond(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status, content_type=answer.content_type)
-    response.headers.update(answer.headers)
-    return response
+@lru_cache(256)
+def format_for(accept: str) -> Format:
+    """What an Accept header prefers; text if it prefers none that we have."""
+    preferred = Request({"HTTP_ACCEPT": accept}).accept_mimetypes.best_match(FORMATS, default="text/plain")
+    return FORMATS[preferred or "text/plain"]
 
 
 def decoded(segment: str) -> str:
@@ -241,29 +329,29 @@ def refuse_foreign(request: Request, loopback_only: bool) -> None:
         raise Refusal(403, f"the request comes from a page of {origin[:100]!r} (Origin); nothing was sent")
 
 
-def answer_to(error: Any) -> Answer:
-    """One sentence for whatever went wrong, in the format asked for."""
-    headers: dict[str, str] = {}
+def answer_to(error: Any, said: Answers, method: str, path: str) -> Answer:
+    """One sentence for whatever went wrong."""
     if isinstance(error, Refusal):
-        status, sentence = error.status, str(error)
-    elif isinstance(error, GokamsgError):
-        status, sentence = 503, str(error)
-    else:
-        status = getattr(error, "code", None) or 500
-        if status == 413:
-            sentence = f"the body is larger than {BODY_BYTES // 1024} KiB"
-        elif status == 405:
-            headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-            sentence = f"{request.method} is not possible here; use {headers['Allow']}"
-        elif status == 404:
-            sentence = "there is nothing here; GET /{user}/feed reads and POST /{user}/send sends"
-        elif status < 500:
-            sentence = f"the request cannot be understood: {getattr(error, 'description', error)}"
-        else:
-            reference = secrets.token_hex(4)
-            log.error("%s %s failed [%s]", request.method, request.path, reference, exc_info=error)
-            sentence = f"the service failed; its log says more under {reference}"
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
-    answer = answers().error(status, sentence)
-    return Answer(answer.body, status, answer.content_type, {**answer.headers, **headers})
+        return unavailable(error, said) if error.status == 503 else said.error(error.status, str(error))
+    if isinstance(error, GokamsgError):
+        return unavailable(error, said)
+    status = getattr(error, "code", None) or 500
+    if status == 413:
+        return said.error(413, f"the body is larger than {BODY_BYTES // 1024} KiB")
+    if status == 405:
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        refused = said.error(405, f"{method} is not possible here; use {allowed}")
+        return replace(refused, headers={**refused.headers, "Allow": allowed})
+    if status == 404:
+        return said.error(404, "there is nothing here; GET /{user}/feed reads and POST /{user}/send sends")
+    if status < 500:
+        return said.error(status, f"the request cannot be understood: {getattr(error, 'description', error)}")
+    reference = secrets.token_hex(4)
+    log.error("%s %s failed [%s]", method, path, reference, exc_info=error)
+    return said.error(500, f"the service failed; its log says more under {reference}")
+
+
+def unavailable(error: Exception, said: Answers) -> Answer:
+    """It may work later."""
+    refused = said.error(503, str(error))
+    return replace(refused, headers={**refused.headers, "Retry-After": str(RETRY_AFTER_S)})

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from gokamsg.engine import RecordPosition
+from gokamsg.engine import Promise, RecordPosition
 from gokamsg.errors import GokamsgError, UsageError
 from gokamsg.messaging import loadgen
 from gokamsg.messaging.loadgen import PEOPLE, SAYINGS, Latencies, LoadGenerator, read_messages, talk
@@ -24,17 +24,18 @@ class Service:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.delay = threading.Event()
         self.delay_s = 0.0
         self.recovered = True
         listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.server = HttpServer(create_app(self, self), listener)
 
-    def emit_sync(self, key: str, value: Message) -> RecordPosition:
-        self.delay.wait(self.delay_s)
+    def emit(self, key: str, value: Message) -> Promise:
         self.messages.append(value)
-        return RecordPosition("message_sent", 0, 0)
+        promise = Promise()
+        settle = threading.Timer(self.delay_s, promise.settle, (RecordPosition("message_sent", 0, 0),))
+        (settle.start if self.delay_s else settle.run)()
+        return promise
 
     def get(self, key: str) -> list[Message] | None:
         return None

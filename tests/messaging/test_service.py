@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from flask.testing import FlaskClient
 
-from gokamsg.engine import RecordPosition
+from gokamsg.engine import Promise, RecordPosition
 from gokamsg.errors import BrokerUnavailableError
 from gokamsg.messaging.messages import NAME_BYTES, Message
 from gokamsg.messaging.server import HttpServer, is_loopback, listen
@@ -22,19 +23,31 @@ from tests.helpers import eventually
 
 @dataclass
 class Emitted:
-    """An emitter that keeps what it is given, and can fail."""
+    """An emitter that keeps what it is given, and can fail; `held`: it acknowledges when it is told to."""
 
     records: list[tuple[str, Message]] = field(default_factory=list)
     failure: Exception | None = None
-    gate: threading.Event | None = None
+    refusal: Exception | None = None
+    held: bool = False
+    waiting: list[tuple[Promise, RecordPosition]] = field(default_factory=list)
 
-    def emit_sync(self, key: str, value: Message) -> RecordPosition:
-        if self.gate is not None:
-            assert self.gate.wait(10)
+    def emit(self, key: str, value: Message) -> Promise:
+        if self.refusal is not None:
+            raise self.refusal
+        promise = Promise()
         if self.failure is not None:
-            raise self.failure
+            promise.settle(None, self.failure)
+            return promise
         self.records.append((key, value))
-        return RecordPosition("message_sent", 4, len(self.records) - 1)
+        self.waiting.append((promise, RecordPosition("message_sent", 4, len(self.records) - 1)))
+        if not self.held:
+            self.acknowledge()
+        return promise
+
+    def acknowledge(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for promise, position in waiting:
+            promise.settle(position)
 
 
 @dataclass
@@ -248,7 +261,7 @@ def test_a_failed_send_is_503_with_the_reason(client: FlaskClient, emitter: Emit
 def test_a_bug_is_500_without_its_details(
     client: FlaskClient, emitter: Emitted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    emitter.failure = RuntimeError("secret")
+    emitter.refusal = RuntimeError("secret")
     answer = send(client)
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -347,11 +360,11 @@ def test_odd_paths_come_through_the_server_as_sent(address: tuple[str, int], vie
 
 
 def test_a_stopping_server_answers_what_it_has_received(emitter: Emitted, view: Feeds) -> None:
-    """More requests than there are threads: some still wait for one when the server is told to stop."""
-    emitter.gate = threading.Event()
+    """The messages are not acknowledged when the server is told to stop."""
+    emitter.held = True
     listener = listen("127.0.0.1", 0)
     host, port = listener.getsockname()
-    server = HttpServer(create_app(emitter, view), listener, threads=2)
+    server = HttpServer(create_app(emitter, view), listener)
     running = threading.Thread(target=server.run)
     running.start()
     waiting = [http.client.HTTPConnection(host, port, timeout=10) for _ in range(6)]
@@ -359,14 +372,18 @@ def test_a_stopping_server_answers_what_it_has_received(emitter: Emitted, view: 
         connection.request("POST", "/Bob/send", b'{"to":"Alice","content":"x"}')
     eventually("all are received", lambda: server.requests_under_way() == len(waiting))
     server.stop()
-    emitter.gate.set()
+    eventually("the door is closed", lambda: refused(host, port))
+    emitter.acknowledge()
     assert [connection.getresponse().status for connection in waiting] == [200] * len(waiting)
     for connection in waiting:
         connection.close()
     running.join(10)
     assert not running.is_alive()
-    with pytest.raises(OSError, match="refused"):
-        http.client.HTTPConnection(host, port, timeout=2).connect()
+
+
+def refused(host: str, port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((host, port)) != 0
 
 
 def test_a_stopping_server_does_not_wait_for_idle_connections(emitter: Emitted, view: Feeds) -> None:
