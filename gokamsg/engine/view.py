@@ -251,7 +251,7 @@ class View(Generic[T]):
             raise TopicError(
                 f"table {self._topic!r} has {topic.partitions} partitions, so none has number {numbers[-1]}"
             )
-        tables = Tables(build, cache_bytes=CACHE_BYTES // max(1, len(numbers)))
+        tables = Tables(build, cache_bytes=CACHE_BYTES, shares=len(numbers))
         stack.callback(tables.close_all)
         opened = {number: tables.open(self._topic, number, topic.topic_id) for number in numbers}
         consumer = self._cluster.table_consumer()

@@ -11,7 +11,6 @@ from random import Random
 
 import pytest
 
-from gokamsg.engine import partition_table
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
 from gokamsg.errors import StateError
@@ -230,10 +229,9 @@ def test_the_cache_is_bounded_and_what_is_not_stored_stays_in_memory(tmp_path: P
     table.close()
 
 
-def test_rows_not_yet_stored_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_table, "DIRTY_BYTES", 100_000)
+def test_rows_not_yet_stored_are_bounded_too(tmp_path: Path) -> None:
     storage = on_file(tmp_path)
-    table = table_on(storage)
+    table = PartitionTable(storage, topic="t", partition=0, dirty_bytes=100_000)
     table.apply({}, 7)
     for number in range(2_000):
         table.put(b"%d" % number, b"x" * 100)
