@@ -27,6 +27,7 @@ PARTS = {
     "growth_role",
     "broker_clients",
     "naive_filter",
+    "pipeline",
     "confluent_filter",
     "quix_role",
     "kafka_streams",
