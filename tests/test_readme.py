@@ -176,6 +176,15 @@ class Tutorial:
         return done.returncode, done.stdout.decode(errors="replace")
 
 
+def test_every_heading_is_there_once() -> None:
+    """A section that was once put in twice looked like a longer page."""
+    unfenced = "".join(_text().split("```")[::2])
+    headings = re.findall(r"^#+ .*", unfenced, flags=re.MULTILINE)
+    names = [heading.lstrip("# ") for heading in headings]
+    assert len(names) > 20
+    assert sorted({*names}) == sorted(names)
+
+
 def test_the_tutorial_does_what_it_shows(clean_cluster: KafkaCluster, run: Processes, tmp_path: Path) -> None:
     commands = _commands(*_section("tutorial"))
     assert len(commands) >= 8, "the tutorial has hardly any commands"
