@@ -46,7 +46,10 @@ def produce_to(address: str) -> KafkaProducer:
     return KafkaProducer(bootstrap_servers=address, linger_ms=20, batch_size=262_144, acks="all")
 
 
-def _fill_filter(address: str, messages: int, rng: random.Random) -> dict[fold.Conversation, list[str]]:
+def fill_filter(
+    address: str, messages: int, rng: random.Random, *, bad: int = 0, bad_keys: int = 50
+) -> dict[fold.Conversation, list[str]]:
+    """`bad` records that are no messages lie among them, of keys of their own."""
     words = {word: word[::-1] for word in rng.sample(WORDS, 12)}
     silent = set(rng.sample(USERS, 16))
     expected: dict[fold.Conversation, list[str]] = {}
@@ -54,13 +57,18 @@ def _fill_filter(address: str, messages: int, rng: random.Random) -> dict[fold.C
     def send(topic: str, key: str, value: str) -> None:
         producer.send(topic, value.encode(), key.encode(), partition=partitions[key])
 
-    partitions = {key: fold.partition_of(key, PARTITIONS) for key in (*USERS, *WORDS)}
+    others = (f"bad-{number}" for number in range(bad_keys))
+    partitions = {key: fold.partition_of(key, PARTITIONS) for key in (*USERS, *WORDS, *others)}
     producer = produce_to(address)
     for word, translation in words.items():
         send("translator-table", word, translation)
     for user in silent:
         send("blocker-table", user, '{"Blocked":true}')
-    for _ in range(messages):
+    broken = random.Random(bad)
+    before = set(broken.sample(range(messages), bad))
+    for number in range(messages):
+        if number in before:
+            send("message_sent", f"bad-{broken.randrange(bad_keys)}", "{ not a message")
         sender, recipient = rng.sample(USERS, 2)
         content = " ".join(rng.choices(WORDS, k=5))
         send("message_sent", sender, f'{{"From":"{sender}","To":"{recipient}","Content":"{content}"}}')
@@ -147,7 +155,7 @@ ROLES = {
             ("message_sent", "blocker-table", "translator-table"),
             ("message_received",),
             1,
-            _fill_filter,
+            fill_filter,
             _check_filter,
         ),
         Role(

@@ -18,6 +18,7 @@ QUICK = {
     "broker": [],
     "soak": [],
     "growth": [],
+    "quarantine": [],
 }
 # What others import, or run as a contender.
 PARTS = {
