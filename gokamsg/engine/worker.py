@@ -37,6 +37,8 @@ IDLE_WAIT_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
 SILENCE_S = 2.0
+PATIENT_TRIES = 3
+LONGEST_REST_S = 1.0
 
 TopicPartition = tuple[str, int]
 
@@ -60,7 +62,10 @@ class Worker:
         clock: Clock,
         visits: Visits,
     ) -> None:
-        self.notice: str | None = None
+        self._silence: str | None = None  # the brokers do not answer
+        self._refusal: str | None = None  # they refuse, again and again
+        self._refused = 0
+        self._refused_at = -1  # how many commits there were
         self._inputs = inputs
         self._assignment = assignment
         self._transaction = transaction
@@ -86,9 +91,11 @@ class Worker:
         except UncommittedError as error:
             log.info("transaction aborted: %s", error)
             self._roll_back()
+            self._take_breath(error)
         except UnsettledError as error:
             log.info("transaction with an unknown outcome: %s", error)
             self._recover()
+            self._take_breath(error)
         except PositionLostError:
             # Decided like a start: the reload names the range that is gone, or follows the option `start`.
             self._roll_back()
@@ -111,6 +118,7 @@ class Worker:
             self._clock.sleep(min(rest_s, IDLE_WAIT_S))
         batches = self._inputs.poll(self._wait_s())
         self._watch_connection()
+        self._watch_refusals()
         self._follow_membership()
         if self._unsettled:
             return  # nothing is begun before the last outcome is known
@@ -283,6 +291,11 @@ class Worker:
         self._unsettled = False
         self._assignment.reload()
 
+    @property
+    def notice(self) -> str | None:
+        """Why there is no progress, in a sentence; None while there is."""
+        return self._silence or self._refusal
+
     def _watch_connection(self) -> None:
         """Say once that the brokers are gone, and once that they are back; the clients go on trying by themselves."""
         fatal = self._inputs.fatal()
@@ -291,16 +304,37 @@ class Worker:
         now = self._now()
         if self._inputs.connected():
             self._connected_at = now
-            if self.notice is not None:
+            if self._silence is not None:
                 log.warning("the brokers answer again; going on")
-                self.notice = None
+                self._silence = None
         elif now - self._connected_at >= SILENCE_S:
             self._tell("no broker is connected")
 
     def _tell(self, notice: str) -> None:
-        if self.notice is None:
+        if self._silence is None:
             log.warning("%s; trying again until one answers", notice)
-        self.notice = notice
+        self._silence = notice
+
+    def _take_breath(self, error: Exception) -> None:
+        """A transaction that fails again and again, with no other committed in between, is said and tried slower.
+
+        Most failures pass with the next try; what lasts (a clock that a topic does not take timestamps of, a right that
+        was taken away) would else be a loop at full speed that nobody hears of.
+        """
+        if self._refused_at != self._counters.commits:
+            self._refused, self._refused_at = 0, self._counters.commits
+        self._refused += 1
+        if self._refused < PATIENT_TRIES:
+            return
+        if self._refusal is None:
+            log.warning("%s; trying again", error)
+        self._refusal = str(error)
+        self._clock.sleep(min(LONGEST_REST_S, 0.05 * 2 ** min(self._refused - PATIENT_TRIES, 10)))
+
+    def _watch_refusals(self) -> None:
+        if self._refusal is not None and self._refused_at != self._counters.commits:
+            log.warning("transactions are committed again; going on")
+            self._refusal = None
 
     def _flush_tables(self) -> None:
         """Bring committed rows to the files in bulk: when there are many, or when there is time."""

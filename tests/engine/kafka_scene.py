@@ -11,8 +11,10 @@ from pathlib import Path
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from gokamsg.engine.clients import ClientConfig
+from gokamsg.engine.clock import Clock
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.hashing import partition_of
+from gokamsg.engine.kafka_cluster import KafkaCluster
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.processor import Processor
 from gokamsg.engine.state import ProcessorState
@@ -86,11 +88,14 @@ class Scene:
         *,
         state_dir: Path | None = None,
         on_status: Callable[[ProcessorStatus], None] | None = None,
+        clock: Clock | None = None,
         **options: object,
     ) -> Processor:
         """A processor on this cluster, not yet running."""
+        cluster = KafkaCluster(ClientConfig(self.address))
+        cluster.clock = clock or cluster.clock
         return Processor(
-            ClientConfig(self.address),
+            cluster,
             graph,
             ProcessorOptions(state_dir=state_dir or self.state_dir, **options),  # type: ignore[arg-type]
             on_status=on_status,
