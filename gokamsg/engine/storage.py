@@ -520,7 +520,8 @@ def _why_not_trusted(path: Path, meta: Mapping[str, Any], topic_id: str, boot: s
         return "it has another format than this version writes"
     if meta.get("topic") != topic_id:
         return "it belongs to an earlier topic of that name"
-    if not isinstance(meta.get("position"), int | None):
+    position = meta.get("position")
+    if position is not None and not (isinstance(position, int) and position >= 0):
         return "it holds no position"
     if _clean_file(path).exists() or (boot is not None and meta.get("boot") == boot):
         return None
