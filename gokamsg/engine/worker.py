@@ -177,6 +177,7 @@ class Worker:
         events = self._inputs.events()
         if not events:
             return
+        self._refused = 0  # a group that moves is a reason of its own, and waits for nobody
         self._visits.abort("the group is rebalanced")
         settled = not self._transaction.is_open or self._transaction.abort(self._assignment)
         for event in events:
