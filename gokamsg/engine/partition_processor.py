@@ -77,6 +77,9 @@ class _Unusable:
         self.error = error
 
 
+_HELD = _Unusable(None)
+"""Stands for the value of a record whose key is parked."""
+
 _NULLS: dict[str, Any] = {"ignore": _Unusable(None), "process": None, "decode": b""}
 """What stands for a null value: nothing to do, None for the callback, or bytes for the codec."""
 
@@ -108,28 +111,33 @@ class PartitionProcessor:
         self.inputs: dict[str, InputCount] = {}
         self.writes = self.written_bytes = 0
         self._null = _NULLS[nil_handling]
+        self._fresh: set[bytes] = set()  # the keys that have a record in quarantine since the batch began
         self._wrapper = wrapper
         self._headers: dict[bytes, Headers] = {}  # of the writes in the overlay, where a callback gave any
 
     def process(self, source: Source, records: Handled) -> None:
         """Handle all `records` of `source` in order."""
-        values, mixed = _decode(source.codec, records.values, self._null)
+        keys = records.keys
+        values, mixed = self._values(source, records)
         if self.table is not None:
-            self.table.prefetch(records.keys)
+            self.table.prefetch(keys)
         context, outputs, pace, callback = self._context, self._outputs, self._pace, source.callback
         if self._wrapper is not None:
             callback = _wrapped(callback, self._wrapper)
         staged, offsets, now = context._staged, records.offsets, pace.now
-        parked = self.quarantine.parked if self.quarantine is not None and not source.is_visit else None
+        fresh = self._fresh
+        fresh.clear()
         context._topic = source.topic
         context._records = records
         context._active = True
         try:
             for index, value in enumerate(values):
-                if parked and (records.keys[index] or b"") in parked:
+                if fresh and (keys[index] or b"") in fresh:
                     self._park_behind(source, records, index, value)
                 elif mixed and value.__class__ is _Unusable:
-                    if value.error is not None:
+                    if value is _HELD:
+                        self._park_behind(source, records, index, value)
+                    elif value.error is not None:
                         self._bad(source, records, index, value.error, decoded=False)
                 else:
                     context._index = index
@@ -141,7 +149,7 @@ class PartitionProcessor:
                         self._bad(source, records, index, error)
                     else:
                         if context._wrote:
-                            self._write(records.keys[index] or b"")
+                            self._write(keys[index] or b"")
                         if staged:
                             outputs.accept(staged)
                             staged.clear()
@@ -151,6 +159,32 @@ class PartitionProcessor:
             context._active = False
             context._wrote = False
             staged.clear()
+
+    def _values(self, source: Source, records: Handled) -> tuple[Sequence[Any], bool]:
+        """The decoded values, _HELD for those of parked keys, which are not decoded; True with them when any is
+        _Unusable."""
+        raw, codec = records.values, source.codec
+        parked = self.quarantine.parked if self.quarantine is not None and not source.is_visit else None
+        if not parked:
+            return _decode(codec, raw, self._null)
+        ignored = self._null.__class__ is _Unusable  # a null value that is passed over is not parked either
+        held = [
+            index
+            for index, key in enumerate(records.keys)
+            if (key or b"") in parked and not (ignored and raw[index] is None)
+        ]
+        if not held:
+            return _decode(codec, raw, self._null)
+        # Bad records are mostly of keys that are parked. With others in their place, the rest is decoded in one call.
+        there = set(held)
+        other = next((data for index, data in enumerate(raw) if data is not None and index not in there), None)
+        filled = list(raw)
+        for index in held:
+            filled[index] = other
+        values = list(_decode(codec, filled, self._null)[0])
+        for index in held:
+            values[index] = _HELD
+        return values, True
 
     def touch_table(self) -> None:
         """Write one row as it is once more; of a table without rows, delete one that is not there."""
@@ -248,9 +282,10 @@ class PartitionProcessor:
         if self._on_bad(BadRecord(source.topic, self.partition, records.offsets[index], key, error, decoded)):
             assert self.quarantine is not None
             self.quarantine.park(source.topic, records, index, self._outputs.now_ms, error)
+            self._fresh.add(records.keys[index] or b"")
 
     def _park_behind(self, source: Source, records: Handled, index: int, value: Any) -> None:
-        if value.__class__ is _Unusable and value.error is None:
+        if value.__class__ is _Unusable and value.error is None and value is not _HELD:
             return  # a null value that is passed over
         assert self.quarantine is not None
         self.quarantine.park(source.topic, records, index, self._outputs.now_ms, None)

@@ -189,8 +189,17 @@ class Records:
         if self._starts is None:
             starts = []
             pos = 0
+            data = self._data
             for _ in range(self._batch.count):
-                size, pos = _varint(self._data, pos)
+                head = data[pos]  # as in _split()
+                if head < 128:
+                    pos += 1
+                    size = head >> 1
+                elif (tail := data[pos + 1]) < 128:
+                    pos += 2
+                    size = (head & 127) >> 1 | tail << 6
+                else:
+                    size, pos = _varint(data, pos)
                 starts.append(pos)
                 pos += size
             self._starts = starts
