@@ -13,6 +13,7 @@ Threads: the proxy has one of its own; everything public may be called from any.
 import asyncio
 import contextlib
 import random
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -34,7 +35,8 @@ class Proxy:
         self.holds: frozenset[str] = frozenset()
         self.links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self.accept()
@@ -80,15 +82,28 @@ class Proxy:
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
+    # asyncio's own server drops connections that it is just accepting when it is closed; ours does not.
+
     async def _listen(self) -> None:
-        if self._server is None:
-            self._server = await self._loop.create_server(lambda: _Link(self), "127.0.0.1", self.port, backlog=512)
-            self.port = self._server.sockets[0].getsockname()[1]
+        if self._listener is None:
+            listener = self._listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            self._loop.add_reader(listener, self._take)
+
+    def _take(self) -> None:
+        if self._listener is not None:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                connection, _ = self._listener.accept()
+                task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: _Link(self), connection))
+                self._accepting.add(task)
+                task.add_done_callback(self._accepting.discard)
 
     async def _unlisten(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     async def _cut(self, share: float, rng: random.Random) -> int:
         ends = [link for link in self.links if link.concerned and rng.random() < share]
@@ -107,6 +122,7 @@ class Proxy:
 
     async def _close(self) -> None:
         await self._unlisten()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         for link in list(self.links):
             link.abort()
         await asyncio.sleep(0.1)  # connections are closed, and ones that were being made are given up
