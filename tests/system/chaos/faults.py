@@ -14,11 +14,12 @@ from pathlib import Path
 
 from tests.system.chaos.brokers import Brokers
 from tests.system.chaos.schedule import Fault
-from tests.system.chaos.service import Command, Service
+from tests.system.chaos.service import COMMANDS, Command, Service
 
 Undo = Callable[[], None] | None
 
 CLEAN_STOP_S = 3.0
+KILLS = 5
 _CHUNK = b"\0" * 65536
 
 
@@ -33,7 +34,7 @@ class Faults:
         self._one_broker = threading.Lock()
         self._wait = threading.Event()
         self._kinds: dict[str, Callable[[Fault, random.Random], Undo]] = {
-            "worker killed": self._worker_killed,
+            "workers killed": self._workers_killed,
             "command killed": self._command_killed,
             "command gone": self._command_killed,
             "command stopped": self._command_stopped,
@@ -64,10 +65,13 @@ class Faults:
     def _command(self, fault: Fault) -> Command:
         return self.service.commands[fault.target]
 
-    def _worker_killed(self, fault: Fault, rng: random.Random) -> Undo:
-        if workers := self._command(fault).workers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rng.choice(workers), signal.SIGKILL)
+    def _workers_killed(self, fault: Fault, rng: random.Random) -> Undo:
+        """One worker of the command, then others anywhere: each kill finds its worker at another point of its work."""
+        names = [fault.target, *rng.sample(COMMANDS, len(COMMANDS))]
+        for name in names[:KILLS]:
+            if workers := self.service.commands[name].workers():
+                _send(rng.choice(workers), signal.SIGKILL)
+            self._wait.wait(rng.uniform(0.05, 0.3))
         return None
 
     def _command_killed(self, fault: Fault, rng: random.Random) -> Undo:

@@ -32,7 +32,7 @@ SAME_HOST_S, TAKEOVER_S, BROKER_S = 2.0, 15.0, 30.0
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("worker killed", "commands", 0.0, 0.0, SAME_HOST_S, weight=2),
+        Kind("workers killed", "commands", 0.0, 0.0, SAME_HOST_S, weight=3),
         Kind("command killed", "commands", 0.0, 0.5, SAME_HOST_S, blocks=True, weight=2),
         Kind("command gone", "commands", 14.0, 18.0, TAKEOVER_S),
         Kind("command stopped", "commands", 0.5, 3.0, SAME_HOST_S),
