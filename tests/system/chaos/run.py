@@ -28,7 +28,7 @@ RATE = 20.0  # of each speaker, messages a second
 SETTLED_S = 6.0  # so long after its end a fault may still be to blame for a stall
 CALM_WITHIN_S = 60.0
 GRACE_S = 5.0  # beyond a bar, on a machine as quick as an idle one
-LONG_S, ALONE, ALONE_IN_SHORT = 120.0, 0.5, 0.15
+LONG_S, ALONE, ALONE_IN_SHORT = 120.0, 0.5, 0.0
 
 
 @dataclass

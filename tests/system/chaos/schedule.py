@@ -111,7 +111,7 @@ def draw(seed: int, seconds: float, parts: Parts, *, alone: float = 0.5) -> list
         target = rng.choice(parts.targets(kind))
         lasts = rng.uniform(kind.least_s, kind.most_s)
         fault = Fault(len(schedule), at, kind.name, target, lasts, rng.randrange(2**32), rng.random() < alone)
-        rest = rng.uniform(0.2, 2.5)
+        rest = rng.uniform(0.3, 4.0)
         if fault.alone:
             at = max(at, max(free.values(), default=0.0) + 4.0)
         at = max(at, free.get(fault.part, 0.0))
