@@ -1,13 +1,14 @@
 """What breaks when: drawn from a seed, and from nothing else. Pure.
 
-The same seed, length and parts give the same schedule, fault by fault. Every kind comes once before one comes again.
+The same seed, length and parts give the same schedule, fault by fault. Kinds come in turn, out of a bag that is filled
+again when it is empty; one whose parts are all in use waits.
 Some faults begin while others still last; the others have the system for themselves until it should be well again, so
 that the longest stall can be told by kind. No part is hit while an earlier fault holds it.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROLES = ("blocker", "translator", "collector", "filter", "detector")
 SESSION_TIMEOUT_S = 10.0
@@ -107,20 +108,36 @@ def draw(seed: int, seconds: float, parts: Parts, *, alone: float = 0.5) -> list
     at = 1.0
     while at < seconds:
         bag = bag or _bag(rng, parts)
-        kind = KINDS[bag.pop()]
-        target = rng.choice(parts.targets(kind))
-        lasts = rng.uniform(kind.least_s, kind.most_s)
-        fault = Fault(len(schedule), at, kind.name, target, lasts, rng.randrange(2**32), rng.random() < alone)
-        rest = rng.uniform(0.3, 4.0)
-        if fault.alone:
-            at = max(at, max(free.values(), default=0.0) + 4.0)
-        at = max(at, free.get(fault.part, 0.0))
-        if at + lasts > seconds:
-            continue  # a shorter one may still fit
-        schedule.append(Fault(fault.number, at, kind.name, target, lasts, fault.dice, fault.alone))
-        free[fault.part] = at + lasts + 3.0
-        at += lasts + 6.0 if fault.alone else rest
+        is_alone = rng.random() < alone
+        if is_alone:
+            at = max(at, max(free.values(), default=0.0) + 1.0)
+        fault = _next(rng, bag, parts, free, seconds, Fault(len(schedule), at, "", "", 0.0, 0, is_alone))
+        if fault is None:
+            at += 0.5
+            continue
+        schedule.append(fault)
+        free[fault.part] = at + fault.lasts_s + 3.0
+        at += fault.lasts_s + 6.0 if is_alone else rng.uniform(0.3, 4.0)
     return schedule
+
+
+def _next(
+    rng: random.Random, bag: list[str], parts: Parts, free: dict[str, float], seconds: float, blank: Fault
+) -> Fault | None:
+    """The first kind in the bag that has a part to hit now, and the time for it."""
+    for index in reversed(range(len(bag))):
+        kind = KINDS[bag[index]]
+        lasts = rng.uniform(kind.least_s, kind.most_s)
+        hits = [
+            fault
+            for target in parts.targets(kind)
+            for fault in [replace(blank, kind=kind.name, target=target, lasts_s=lasts)]
+            if free.get(fault.part, 0.0) <= blank.at_s
+        ]
+        if hits and blank.at_s + lasts <= seconds:
+            del bag[index]
+            return replace(rng.choice(hits), dice=rng.randrange(2**32))
+    return None
 
 
 def _bag(rng: random.Random, parts: Parts) -> list[str]:
