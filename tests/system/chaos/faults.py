@@ -12,9 +12,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from kafka.admin import MemberToRemove
+from kafka.errors import KafkaError
+
 from tests.system.chaos.brokers import Brokers
 from tests.system.chaos.schedule import Fault
 from tests.system.chaos.service import COMMANDS, Command, Service
+from tests.system.messaging import GROUPS
 
 Undo = Callable[[], None] | None
 
@@ -42,6 +46,7 @@ class Faults:
             "zombie": self._zombie,
             "worker added, stopped": self._added_stopped,
             "worker added, killed": self._added_killed,
+            "member removed": self._member_removed,
             "service killed": self._command_killed,
             "service frozen": self._frozen,
             "broker killed": self._broker_killed,
@@ -110,6 +115,16 @@ class Faults:
 
     def _added_killed(self, fault: Fault, rng: random.Random) -> Undo:
         return self._added(fault).kill
+
+    def _member_removed(self, fault: Fault, rng: random.Random) -> Undo:
+        """A worker is put out of its group while it works: its open transaction is refused, and it keeps its tables."""
+        group = GROUPS[fault.target]
+        with contextlib.suppress(KafkaError), self.brokers.cluster.admin() as admin:
+            members = admin.describe_groups([group])[group]["members"]
+            instances = sorted(member["group_instance_id"] for member in members if member["group_instance_id"])
+            if instances:
+                admin.remove_group_members(group, [MemberToRemove(group_instance_id=rng.choice(instances))])
+        return None
 
     def _broker_killed(self, fault: Fault, rng: random.Random) -> Undo:
         number = _number(fault)
