@@ -144,11 +144,17 @@ class Run:
             self._service.keep()
             behind = self._watch.behind()
             assert not behind, f"behind: {behind}"
+            assert self._messaging.get("/-/ready")[0] == 200, "the service is not ready"
             return True
 
         try:
             self._slowness = slowness()
-            eventually("every lag is 0", caught_up, timeout_s=CALM_WITHIN_S * self._slowness, interval_s=0.3)
+            eventually(
+                "every lag is 0 and the service ready",
+                caught_up,
+                timeout_s=CALM_WITHIN_S * self._slowness,
+                interval_s=0.3,
+            )
             say(f"every lag was 0 {time.monotonic() - healed:.1f} s after the last fault")
         except AssertionError as error:
             self.report.broken.append(str(error))

@@ -53,7 +53,7 @@ KINDS = {
         Kind("network silent", "networks", 6.0, 14.0, BROKER_S, blocks=True, weight=2),
         Kind("answers lost", "networks", 4.0, 14.0, BROKER_S, blocks=True, weight=2),
         Kind("disk full", "disks", 3.0, 8.0, BROKER_S),
-        Kind("markers late", "markers", 3.0, 8.0, BROKER_S, blocks=True, weight=2),
+        Kind("markers late", "markers", 2.0, 5.0, BROKER_S, blocks=True, weight=4),
     )
 }
 
