@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
 
 from gokamsg.engine.clients import (
     Assigned,
@@ -15,6 +17,7 @@ from gokamsg.engine.clients import (
     Membership,
     TransactionalProducer,
 )
+from gokamsg.engine.clients.sending import BatchSender
 from gokamsg.engine.records import BatchBuilder
 from gokamsg.errors import (
     BrokerUnavailableError,
@@ -24,6 +27,7 @@ from gokamsg.errors import (
     TopicError,
     TransactionAbortedError,
 )
+from tests.embedded_server import EmbeddedServer
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster, KafkaServer
 
@@ -284,6 +288,31 @@ def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_cluster: Kafk
                 assert time.monotonic() - started < 5.5
         finally:
             own_cluster.resume()
+
+
+def test_batches_that_were_not_acknowledged_in_time_do_not_end_their_sender(tmp_path: Path) -> None:
+    """It used to give up its producer id and to ask for no other one: the service took no message any more until it was
+    started again."""
+    cluster = EmbeddedServer(tmp_path)
+    cluster.start()
+    topic = make_topic(cluster, "t")
+    patient = ClientConfig(cluster.address, request_timeout_ms=1_000)
+    sender = BatchSender(patient, delivery_timeout_ms=2_500, enable_idempotence=True)
+    try:
+        assert all(sender.put(topic, number, batch(b"before")).wait(10) for number in range(PARTITIONS))
+        cluster.pause()
+        try:
+            late = [sender.put(topic, number, batch(b"late")) for number in range(PARTITIONS)]
+            eventually("one has waited too long", lambda: any(sent.done for sent in late))
+        finally:
+            cluster.resume()
+        assert all(sent.wait(10) for sent in late)
+        assert kafka_errors.KafkaTimeoutError in {type(sent.error()) for sent in late}
+        after = [sender.put(topic, number, batch(b"after")) for number in range(PARTITIONS)]
+        assert [sent.wait(10) and sent.error() for sent in after] == [None] * PARTITIONS
+    finally:
+        sender.shut(1.0)
+        cluster.close()
 
 
 def test_a_commit_gets_through_the_restart_of_the_broker(own_cluster: KafkaServer) -> None:

@@ -7,6 +7,9 @@ the sender, the transaction manager. Mended here:
 - a request to a coordinator that cannot be reached is dropped by the sender when waiting for the connection raises;
   our client answers False instead, which sends it again;
 - a batch that the broker finds too large is failed with its reason instead of being split behind our back;
+- when a batch expired that had been sent, the producer gave up its id, asked for no other one, and never sent again;
+- when a batch expires, those that were about to be sent with it are dropped, and their partitions blocked until they
+  expire as well; here they fail at once;
 - a refused batch (too large, invalid time) made a producer useless for all that follow: its sequence numbers were never
   seen by the broker. Now the next batch takes them.
 """
@@ -20,6 +23,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.transaction_manager import TransactionState
 
 from gokamsg.engine.clients.config import ClientConfig, connect
 from gokamsg.engine.records import BatchBuilder
@@ -114,6 +118,13 @@ class BatchSender:
         self._driven: Callable[[], bool] | None = None
         self._send_data = self._producer._sender._send_producer_data
         self._producer._sender._send_producer_data = self._send_then_advance
+        self._reset = self._producer._transaction_manager.reset_producer_id
+        self._producer._transaction_manager.reset_producer_id = self._renew_producer_id
+        self._drained: dict[Any, list[ProducerBatch]] = {}
+        self._drain = self._producer._accumulator.drain
+        self._producer._accumulator.drain = self._note_drained
+        self._create_requests = self._producer._sender._create_produce_requests
+        self._producer._sender._create_produce_requests = self._send_drained
 
     def drive(self, advance: Callable[[], bool]) -> None:
         """From now on the sender's thread calls `advance` whenever it has sent what it can and no request to a
@@ -133,8 +144,35 @@ class BatchSender:
             return kind
         return manager.ERROR_CLASS_NEEDS_EPOCH_BUMP
 
+    def _renew_producer_id(self) -> None:
+        manager = self._producer._transaction_manager
+        with manager._lock:
+            self._reset()
+            manager._current_state = TransactionState.UNINITIALIZED  # else no other id is ever asked for
+
+    def _note_drained(self, *args: Any, **settings: Any) -> dict[Any, list[ProducerBatch]]:
+        self._drained = self._drain(*args, **settings)
+        return self._drained
+
+    def _send_drained(self, batches: dict[Any, list[ProducerBatch]]) -> Any:
+        self._drained = {}
+        return self._create_requests(batches)
+
+    def _fail_unsent(self) -> None:
+        """Once a batch has expired, the library drops what it was about to send, and holds up those partitions until
+        that has expired too. They were never sent: failed now, the next ones go at once."""
+        unsent, self._drained = self._drained, {}
+        for batches in unsent.values():
+            for batch in batches:
+                error = kafka_errors.KafkaTimeoutError(
+                    "it was not sent; a record before it was not acknowledged in time"
+                )
+                self._producer._sender._complete_batch_with_exception(batch, error)
+
     def _send_then_advance(self, now: float | None = None) -> float:
         timeout_ms = float(self._send_data(now))
+        if self._drained:
+            self._fail_unsent()
         return 0.0 if self._driven is not None and self._driven() else timeout_ms
 
     def partition_count(self, topic: str) -> int:
