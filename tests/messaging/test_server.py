@@ -312,6 +312,45 @@ def test_an_answer_that_does_not_come_is_unknown_and_comes_once() -> None:
         assert len(scene.emitter.records) == 2
 
 
+def test_a_refusal_comes_after_the_answers_that_are_owed(scene: Scene) -> None:
+    scene.emitter.held = True
+    with scene.connect() as client:
+        client.sendall(post(b'{"to":"Alice","content":"x"}') + b"nonsense\r\n\r\n")
+        eventually("it is sent", lambda: len(scene.emitter.waiting) == 1)
+        scene.emitter.acknowledge()
+        assert statuses(rest(client)) == [200, 400]
+
+
+def test_what_a_client_has_under_way_is_bounded(scene: Scene) -> None:
+    """It sends for as long as it can, and the first of its messages is not acknowledged."""
+    scene.emitter.held = True
+    with scene.connect() as client:
+        client.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.sendall(post(b'{"to":"Alice","content":"x"}') * 1_000_000)  # more than the sockets' buffers hold
+        assert len(scene.emitter.records) == 1
+    scene.emitter.acknowledge()
+    scene.emitter.held = False
+    scene.serves()
+
+
+def test_an_acknowledgement_that_comes_late_is_not_that_of_the_next_message() -> None:
+    with running(acknowledged_within_s=1.0) as scene, scene.connect() as client:
+        scene.emitter.held = True
+        client.sendall(post(b'{"to":"Alice","content":"x"}'))
+        assert statuses(client.recv(65536)) == [503]
+        client.sendall(post(b'{"to":"Alice","content":"y"}'))
+        eventually("both are sent", lambda: len(scene.emitter.records) == 2)
+        (first, first_at), (second, second_at) = scene.emitter.waiting
+        first.settle(first_at)
+        client.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.recv(65536)
+        second.settle(second_at)
+        client.settimeout(10)
+        assert statuses(client.recv(65536)) == [200]
+
+
 def test_clients_that_leave_before_their_answer_leave_nothing(scene: Scene) -> None:
     before = scene.held()
     scene.emitter.held = True
