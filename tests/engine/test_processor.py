@@ -4,14 +4,17 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
 from gokamsg.engine.codec import Int64, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, Loop, Output, Persist, define_group
+from gokamsg.engine.hashing import partition_of
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.errors import IdentityError, OffsetsLostError, ProcessingError, TopicError, UsageError
 from tests.engine.kafka_scene import PARTITIONS, Scene
@@ -87,6 +90,27 @@ def test_a_lost_state_directory_is_rebuilt_from_the_changelog(
     with scene.running(counting(group, source), state_dir=tmp_path / "another") as running:
         running.caught_up(100)
     assert scene.table(f"{group}-table") == {f"k{i}": b"10" for i in range(50)}
+
+
+def test_nothing_is_handled_before_every_transaction_on_the_changelog_is_decided(
+    scene: Scene, topic: Any, fresh_name: Fresh, tmp_path: Path
+) -> None:
+    """A dead owner's last transaction may be committed while its marker has not reached the changelog (KAFKA-10167):
+    whoever restored up to the last stable offset would count on without its rows."""
+    source, group = topic("in"), fresh_name("group")
+    scene.produce(source, [("k", "x")] * 5)
+    with scene.running(counting(group, source)) as running:
+        running.caught_up(5)
+    with closing(KafkaProducer(bootstrap_servers=scene.address, transactional_id=fresh_name("owner"))) as owner:
+        owner.init_transactions()
+        owner.begin_transaction()
+        owner.send(f"{group}-table", key=b"k", value=b"10", partition=partition_of(b"k", PARTITIONS)).get(timeout=20)
+        scene.produce(source, [("k", "x")])
+        with scene.running(counting(group, source), state_dir=tmp_path / "another") as running:
+            assert not running.processor.wait_for_ready(2.0)
+            owner.commit_transaction()
+            running.caught_up(1)
+    assert scene.table(f"{group}-table") == {"k": b"11"}
 
 
 @pytest.mark.goka("group: partitions move and nothing is lost or doubled")
