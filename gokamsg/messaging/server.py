@@ -7,6 +7,9 @@
 3. stop() closes the door: no connection is accepted any more, requests that were received are answered, then run()
    returns.
 
+Why not a library's server: deadlines for every state, giving way, refusals that come in their turn and bounded
+pipelining are most of what stands here, and with uvicorn they were overrides of its internals, two thirds as long.
+
 Threads: run() belongs to one thread; stop() may be called from any thread and from signal handlers.
 """
 
