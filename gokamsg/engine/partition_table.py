@@ -159,6 +159,12 @@ class PartitionTable:
         self._dirty = {}
         self._dirty_bytes = 0
 
+    def check_write(self) -> None:
+        """StateError if the write that was under way has failed. To be asked now and then: else a full disk is only
+        noticed with the next row."""
+        if self._write is not None and self._write.done:
+            self._settle()
+
     def _settle(self) -> None:
         """Wait for the write that is under way."""
         if self._write is not None:
@@ -207,8 +213,8 @@ class PartitionTable:
     def _bound(self) -> None:
         if self._dirty_bytes > self._dirty_limit:
             self.flush()
-        elif self._write is not None and self._write.done:
-            self._settle()
+        else:
+            self.check_write()
 
     def _read(self, key: bytes) -> bytes | None:
         if self._cache.complete:

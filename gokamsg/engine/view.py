@@ -280,6 +280,8 @@ class View(Generic[T]):
         for table in self._tables.values():
             if table.dirty_rows >= (1 if idle else FLUSH_ROWS):
                 table.flush()
+            else:
+                table.check_write()
 
     def _evict(self) -> None:
         while self._evictions:

@@ -344,5 +344,7 @@ class Worker:
         for table in self._tables:
             if table.dirty_rows >= FLUSH_ROWS or (idle and table.dirty_rows):
                 table.flush()
+            else:
+                table.check_write()
         if idle:
             self._flushed_at = now

@@ -14,6 +14,7 @@ import pytest
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
 from gokamsg.errors import StateError
+from tests.helpers import eventually
 
 MakeTable = Callable[..., PartitionTable]
 
@@ -291,6 +292,20 @@ def test_a_write_that_fails_behind_its_owner_is_told_at_the_next_one(tmp_path: P
         with pytest.raises(StateError, match="disk is full"):
             then(table)
         storage.close(clean=False)
+
+
+def test_a_write_that_fails_is_told_when_nothing_else_is_written(tmp_path: Path) -> None:
+    storage = SQLiteStorage(tmp_path / "table", topic_id="topic", boot_id="boot")
+    table = table_on(storage)
+    storage._run("PRAGMA max_page_count=20")
+    table.apply({b"%d" % number: b"x" * 1_000 for number in range(500)}, 500)
+    table.flush()
+    write = table._write
+    assert write is not None
+    eventually("the write has ended", lambda: write.done)
+    with pytest.raises(StateError, match="disk is full"):
+        table.check_write()
+    storage.close(clean=False)
 
 
 def test_other_threads_read_committed_values_while_the_owner_writes(tmp_path: Path) -> None:
