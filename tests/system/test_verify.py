@@ -44,7 +44,7 @@ def test_an_altered_table_is_named_and_mended_and_its_slot_is_left_alone_while_i
     assert "collector/0: not compared, a running process uses it" in refused.stderr
     assert refused.stderr.splitlines()[-1] == (
         "Error: not compared, because running processes use them: collector/0, view/0;"
-        " stop those (gokamsg up, process, serve) and run gokamsg verify again"
+        " stop those (gokamsg up, process, serve) and run gokamsg verify again."
     )
     service.terminate()
     collector.terminate()
