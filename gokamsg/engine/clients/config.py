@@ -26,7 +26,7 @@ from gokamsg.errors import BrokerUnavailableError, UsageError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-BOOTSTRAP_TIMEOUT_S = 4.0
+BOOTSTRAP_TIMEOUT_S = 3.5
 
 _PROPERTIES = {
     "security.protocol": "security_protocol",
@@ -221,7 +221,7 @@ def _cause(config: ClientConfig, error: Exception, attempts: Attempts | None) ->
             )
         return (
             f"something listens, but does not answer as a Kafka broker speaking {protocol} within "
-            f"{BOOTSTRAP_TIMEOUT_S:.0f} s; check security.protocol, certificates and the port"
+            f"{BOOTSTRAP_TIMEOUT_S:g} s; check security.protocol, certificates and the port"
         )
     return "; ".join(filter(None, (_refusal(a, 0.5) for a in config.addresses))) or _text(error)
 
