@@ -4,6 +4,8 @@ import itertools
 import json
 import random
 import threading
+from abc import abstractmethod
+from typing import Self
 
 from kafka import KafkaProducer
 
@@ -11,19 +13,15 @@ from tests.kafka_server import KafkaCluster
 from tests.system.fold import partition_of
 
 
-class Drip:
-    """Blocks and unblocks people who never write, and translates words that nobody uses, 40 times a second.
+class _Writer:
+    """Writes on a thread of its own, from its start as a context to its end; then all of it is acknowledged."""
 
-    It keeps blocker and translator at work without a say in what the filter lets through.
-    """
-
-    def __init__(self, cluster: KafkaCluster, seed: int) -> None:
+    def __init__(self, cluster: KafkaCluster) -> None:
         self._producer = KafkaProducer(bootstrap_servers=cluster.address, acks="all", linger_ms=0)
-        self._rng = random.Random(seed)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="drip", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__.lower(), daemon=True)
 
-    def __enter__(self) -> "Drip":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -32,6 +30,20 @@ class Drip:
         self._thread.join(timeout=30)
         self._producer.flush()
         self._producer.close()
+
+    @abstractmethod
+    def _run(self) -> None: ...
+
+
+class Drip(_Writer):
+    """Blocks and unblocks people who never write, and translates words that nobody uses, 40 times a second.
+
+    It keeps blocker and translator at work without a say in what the filter lets through.
+    """
+
+    def __init__(self, cluster: KafkaCluster, seed: int) -> None:
+        super().__init__(cluster)
+        self._rng = random.Random(seed)
 
     def _run(self) -> None:
         for number in itertools.count():
@@ -47,25 +59,13 @@ class Drip:
         self._producer.send(topic, value.encode(), key.encode(), partition=partition_of(key, 8))
 
 
-class Trickle:
+class Trickle(_Writer):
     """Ten messages a second to each partition of message_received, one person for each partition."""
 
     def __init__(self, cluster: KafkaCluster) -> None:
-        self._producer = KafkaProducer(bootstrap_servers=cluster.address, acks="all", linger_ms=0)
+        super().__init__(cluster)
         names = (f"everybody {number}" for number in itertools.count())
         self._people = {partition_of(name, 8): name for name in itertools.islice(names, 200)}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trickle", daemon=True)
-
-    def __enter__(self) -> "Trickle":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=30)
-        self._producer.flush()
-        self._producer.close()
 
     def _run(self) -> None:
         while not self._stop.wait(0.1):
