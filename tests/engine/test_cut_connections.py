@@ -4,29 +4,13 @@ Invariants: the worker is back at work within 15 s, also of a broker that went a
 every record is counted and passed on once, in order.
 """
 
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from gokamsg.broker.control import Drop, DropAfter
-from tests.engine.broken_broker import AT_START, KINDS, OF_READERS, Restarting, Story
+from tests.engine.broken_broker import AT_START, KINDS, OF_READERS, Story
 from tests.helpers import say
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarting]:
-    restarting = Restarting(tmp_path_factory.mktemp("broker"))
-    yield restarting
-    restarting.broker.stop()
-
-
-@pytest.fixture
-def story(broker: Restarting, tmp_path: Path, fresh_name: Callable[[str], str]) -> Iterator[Story]:
-    story = Story(broker, tmp_path / "state", fresh_name)
-    yield story
-    story.close()
 
 
 def cut(story: Story, kind: str, reaction: Drop | DropAfter, rounds: int, *, down_s: float | None = None) -> None:

@@ -5,7 +5,7 @@ happened; a view on such files shows the same rows; what was done to the files i
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -14,7 +14,7 @@ from kafka.admin import KafkaAdminClient
 
 from gokamsg.engine import Int64, View
 from gokamsg.engine.clients import ClientConfig
-from tests.engine.broken_broker import KEYS, Restarting, Story
+from tests.engine.broken_broker import KEYS, Story
 from tests.engine.kafka_scene import PARTITIONS
 from tests.helpers import eventually
 
@@ -68,20 +68,6 @@ DAMAGES: dict[str, Damage] = {
         path.with_name(path.name + "-wal").write_bytes(chance.randbytes(9_000)) and None
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarting]:
-    restarting = Restarting(tmp_path_factory.mktemp("broker"))
-    yield restarting
-    restarting.broker.stop()
-
-
-@pytest.fixture
-def story(broker: Restarting, tmp_path: Path, fresh_name: Callable[[str], str]) -> Iterator[Story]:
-    story = Story(broker, tmp_path / "state", fresh_name)
-    yield story
-    story.close()
 
 
 def table_files(story: Story, pattern: str) -> list[Path]:
