@@ -210,16 +210,17 @@ class Run:
         for speaker in self._speakers:
             acknowledged |= by_id(speaker.acknowledged_at)
         stalls = [*self._watch.stalls, *self._watch.delivery_stalls(acknowledged, {SPAMMER})]
-        longest: dict[str, tuple[Stall, Injected | None]] = {}
+        longest: dict[str, tuple[Stall, list[Injected]]] = {}
         for stall in stalls:
             blamed = self._blamed(stall)
             name = blamed[0].fault.kind if len(blamed) == 1 else "several at once" if blamed else "nothing"
             if name not in longest or longest[name][0].seconds < stall.seconds:
-                longest[name] = stall, blamed[0] if len(blamed) == 1 else None
-        for name, (stall, injected) in sorted(longest.items()):
+                longest[name] = stall, blamed
+        for name, (stall, blamed) in sorted(longest.items()):
             self.report.stalls[name] = stall.seconds
             bar = ""
-            if injected is not None:
+            if len(blamed) == 1:
+                injected = blamed[0]
                 kind = KINDS[name]
                 limit = kind.bar_s + (injected.ended - injected.began if kind.blocks else 0.0)
                 bar = f" (bar {limit:.1f} s, fault of {injected.ended - injected.began:.1f} s)"
@@ -228,6 +229,10 @@ class Run:
                 if stall.seconds > (limit + GRACE_S) * self._slowness:
                     self.report.broken.append(f"{name}: a stall of {stall.seconds:.1f} s, {stall.where}{bar}")
             say(f"longest stall, {name}: {stall.seconds:.1f} s, {stall.where}{bar}")
+            if len(blamed) > 1:
+                for each in blamed:
+                    began, ended = each.began - stall.began, each.ended - stall.began
+                    say(f"    from {began:.1f} to {ended:.1f} s of it: {each.fault.kind}, {each.fault.target}")
 
     def _blamed(self, stall: Stall) -> list[Injected]:
         return [
