@@ -313,6 +313,24 @@ class KafkaServer(KafkaCluster):
         self._process = None
 
 
+class AdvertisedKafka(KafkaServer):
+    """A node whose clients are told another port of this machine, of a proxy; its own requests go to it directly."""
+
+    def __init__(self, directory: Path, libs: Path, *, advertised: int) -> None:
+        super().__init__(
+            directory,
+            libs,
+            listeners={"INTERNAL": "PLAINTEXT"},
+            settings={"inter.broker.listener.name": "INTERNAL"},
+        )
+        self._advertised = advertised
+
+    def _format(self) -> None:
+        internal = f"INTERNAL://{self.address_of('INTERNAL')}"
+        self._settings["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{self._advertised},{internal}"
+        super()._format()
+
+
 class ContainerNode(KafkaServer):
     """A node as Apache Kafka's container image sets it up: from an environment of KAFKA_* variables.
 

@@ -1,6 +1,7 @@
-"""What tests of a broker that misbehaves share: one group at work on a broker in this process, and its account.
+"""What tests of a broker that misbehaves share: one group at work on it, and its account.
 
-A Meddling reacts to requests of the workers, through the broker's control hook, and leaves the test's own alone.
+A Meddling reacts to requests of the workers, through a control hook, and leaves the test's own alone. The embedded
+broker has one; before Apache Kafka stands a proxy that has.
 """
 
 import threading
@@ -8,17 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from gokamsg.broker.control import Control
 from gokamsg.broker.runner import RunningBroker
 from gokamsg.broker.settings import BrokerSettings
 from gokamsg.engine import Context, GroupGraph, Input, Int64, Output, Persist, String, define_group
+from tests.engine.cutting_proxy import CuttingProxy
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.helpers import eventually, free_port
+from tests.kafka_server import AdvertisedKafka
 
 BACK_WITHIN_S = 15.0
 KEYS = [f"k{number}" for number in range(2 * PARTITIONS)]
@@ -49,6 +53,18 @@ Reaction = Callable[[Any, Any], Any]
 """What the broker does with a request, given its context: a reaction of the control hook."""
 
 
+class Broken(Protocol):
+    """A broker that can be made to misbehave."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def control(self) -> Control: ...
+
+    def restart(self, down_s: float) -> None:
+        """Stop it, and start it again after so long."""
+
+
 class Restarting:
     """A broker in this process that can be stopped and started again, on its port and its data."""
 
@@ -59,6 +75,10 @@ class Restarting:
     @property
     def address(self) -> str:
         return self.broker.address
+
+    @property
+    def control(self) -> Control:
+        return self.broker.control
 
     def restart(self, down_s: float) -> None:
         self.broker.stop()
@@ -71,15 +91,40 @@ class Restarting:
         return broker
 
 
+class Proxied:
+    """An Apache Kafka behind a proxy that can cut its connections."""
+
+    def __init__(self, directory: Path, libs: Path) -> None:
+        self._proxy = CuttingProxy(self._target)
+        self._kafka = AdvertisedKafka(directory, libs, advertised=self._proxy.port)
+        self.address, self.control = self._proxy.address, self._proxy.control
+
+    def start(self) -> None:
+        self._kafka.start()
+
+    def restart(self, down_s: float) -> None:
+        self._kafka.stop()
+        threading.Event().wait(down_s)
+        self._kafka.start()
+
+    def close(self) -> None:
+        self._kafka.close()
+        self._proxy.close()
+
+    def _target(self) -> tuple[str, int]:
+        host, _, port = self._kafka.address.partition(":")
+        return host, int(port)
+
+
 class Meddling:
     """Meets the next `times` requests of a kind that workers send."""
 
-    def __init__(self, broker: RunningBroker, kind: str, reaction: Reaction, times: float) -> None:
+    def __init__(self, control: Control, kind: str, reaction: Reaction, times: float) -> None:
         self.first_at = 0.0
         self.met = threading.Event()
         self._left = times
         self._reaction = reaction
-        self._interception = broker.control.on((KINDS | OF_READERS)[kind], self._meet, times=None)
+        self._interception = control.on((KINDS | OF_READERS)[kind], self._meet, times=None)
 
     def _meet(self, request: Any, context: Any) -> Any:
         if context.client_id != "gokamsg" or self._left <= 0:
@@ -105,7 +150,7 @@ def counting(group: str, source: str, sink: str) -> GroupGraph:
 class Story:
     """One group, whatever happens to it: what went in, and what has come out so far."""
 
-    def __init__(self, broker: Restarting, directory: Path, fresh_name: Fresh) -> None:
+    def __init__(self, broker: Broken, directory: Path, fresh_name: Fresh) -> None:
         self.broker = broker
         self.scene = Scene(broker.address, directory)
         self.source, self.sink, group = fresh_name("in"), fresh_name("out"), fresh_name("group")
@@ -158,7 +203,7 @@ class Story:
     ) -> float:
         """From `begin` on, `reaction` for the next requests of the kind; with `down_s`, the broker then goes and comes
         back after so long. How long after the first of it (or after the broker's return) everything was through."""
-        meddling = Meddling(self.broker.broker, kind, reaction, times if down_s is None else float("inf"))
+        meddling = Meddling(self.broker.control, kind, reaction, times if down_s is None else float("inf"))
         try:
             begin()
             assert meddling.met.wait(BACK_WITHIN_S), f"no {kind} was sent"

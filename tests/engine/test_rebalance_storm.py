@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.engine.broken_broker import BACK_WITHIN_S, Restarting, Story
+from tests.engine.broken_broker import BACK_WITHIN_S, Story
 from tests.helpers import eventually, say
 
 
@@ -36,25 +36,17 @@ def coming_and_going(story: Story, state_dir: Path) -> Iterator[list[float]]:
 
 
 @pytest.mark.parametrize("seconds", [4.0, pytest.param(20.0, marks=pytest.mark.slow)])
-def test_workers_go_on_through_a_storm_of_rebalances(
-    tmp_path: Path, fresh_name: Callable[[str], str], seconds: float
-) -> None:
-    broker = Restarting(tmp_path / "broker")
-    story = Story(broker, tmp_path / "state", fresh_name)
+def test_workers_go_on_through_a_storm_of_rebalances(story: Story, tmp_path: Path, seconds: float) -> None:
     longest = 0.0
-    try:
-        with story.at_work():
-            with coming_and_going(story, tmp_path / "other") as came:
-                end = time.monotonic() + seconds
-                while time.monotonic() < end or len(came) < 3:
-                    began = time.monotonic()
-                    story.more()
-                    eventually("the records are through", story.through, timeout_s=BACK_WITHIN_S)
-                    longest = max(longest, time.monotonic() - began)
-            say(f"it came {len(came)} times in {seconds:g} s; no record took longer than {longest:.2f} s")
-            story.more()
-            eventually("the last records are through", story.through, timeout_s=BACK_WITHIN_S)
-        story.counted()
-    finally:
-        story.close()
-        broker.broker.stop()
+    with story.at_work():
+        with coming_and_going(story, tmp_path / "other") as came:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end or len(came) < 3:
+                began = time.monotonic()
+                story.more()
+                eventually("the records are through", story.through, timeout_s=BACK_WITHIN_S)
+                longest = max(longest, time.monotonic() - began)
+        say(f"it came {len(came)} times in {seconds:g} s; no record took longer than {longest:.2f} s")
+        story.more()
+        eventually("the last records are through", story.through, timeout_s=BACK_WITHIN_S)
+    story.counted()

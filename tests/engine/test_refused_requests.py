@@ -134,7 +134,7 @@ def test_a_clock_that_jumps_is_lived_through_and_no_loop_at_full_speed(
     """A day ahead, the topic takes no timestamps of ours: that is said, and tried without haste until they fit."""
     ahead_s = 0.0
     produced: list[float] = []
-    watching = story.broker.broker.control.on(0, lambda *_: produced.append(time.monotonic()), times=None)
+    watching = story.broker.control.on(0, lambda *_: produced.append(time.monotonic()), times=None)
     with story.at_work(clock=Clock(time=lambda: time.time() + ahead_s)) as running:
         for ahead_s in (-86_400.0, 600.0, -600.0):  # noqa: B007  # the clock reads it
             story.more()

@@ -13,8 +13,8 @@ from typing import Protocol
 from tests.compose import BROKERS, Local
 from tests.embedded_server import EmbeddedServer
 from tests.helpers import Process, free_port, gokamsg_env
-from tests.kafka_server import ContainerNode, KafkaCluster, KafkaServer, KafkaThreeNodes
-from tests.system.chaos.proxy import Proxy
+from tests.kafka_server import AdvertisedKafka, ContainerNode, KafkaCluster, KafkaThreeNodes
+from tests.proxy import Proxy
 
 MARKER_SENDER = b"txn-marker-sender"
 """In the client id of a coordinator that tells a partition's leader that a transaction has ended."""
@@ -56,12 +56,9 @@ class Brokers:
         self.address = ",".join(proxy.address for proxy in proxies)
 
 
-def _target(cluster: KafkaCluster) -> Callable[[], tuple[str, int]]:
-    def target() -> tuple[str, int]:
-        host, _, port = cluster.address.partition(":")
-        return host, int(port)
-
-    return target
+def _where(cluster: KafkaCluster) -> tuple[str, int]:
+    host, _, port = cluster.address.partition(":")
+    return host, int(port)
 
 
 class _Embedded(EmbeddedServer):
@@ -82,37 +79,19 @@ class _Embedded(EmbeddedServer):
 @contextlib.contextmanager
 def embedded(directory: Path) -> Iterator[Brokers]:
     node = _Embedded(directory)
-    with _closing(node, proxies := [Proxy(_target(node))]):
+    with _closing(node, proxies := [Proxy(lambda: _where(node))]):
         node.advertised = proxies[0].port
         node.start()
         yield Brokers("embedded broker", node, [node], proxies, lambda: None)
 
 
-class _Advertised(KafkaServer):
-    """Its clients' listener is where the proxy is; the broker's own requests go to the other one."""
-
-    def __init__(self, directory: Path, libs: Path) -> None:
-        super().__init__(
-            directory,
-            libs,
-            listeners={"INTERNAL": "PLAINTEXT"},
-            settings={"inter.broker.listener.name": "INTERNAL"},
-        )
-        self.advertised = 0
-
-    def _format(self) -> None:
-        internal = f"INTERNAL://{self.address_of('INTERNAL')}"
-        self._settings["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{self.advertised},{internal}"
-        super()._format()
-
-
 @contextlib.contextmanager
 def apache(directory: Path, libs: Path) -> Iterator[Brokers]:
-    node = _Advertised(directory, libs)
-    with _closing(node, proxies := [Proxy(_target(node))]):
-        node.advertised = proxies[0].port
+    proxy = Proxy(lambda: _where(node))
+    node = AdvertisedKafka(directory, libs, advertised=proxy.port)
+    with _closing(node, [proxy]):
         node.start()
-        yield Brokers("Apache Kafka", node, [node], proxies, lambda: None)
+        yield Brokers("Apache Kafka", node, [node], [proxy], lambda: None)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ class Proxy:
         self.port = port
         self.delay_s = 0.0
         self.holds: frozenset[str] = frozenset()
-        self.links: set[_Link] = set()
+        self.links: set[Link] = set()
         self._loop = asyncio.new_event_loop()
         self._listener: socket.socket | None = None
         self._accepting: set[asyncio.Task[Any]] = set()
@@ -73,6 +73,10 @@ class Proxy:
         """What is held arrives now, or never: its connections end."""
         self._run(self._release(deliver))
 
+    def link(self) -> "Link":
+        """For a connection that is made."""
+        return Link(self)
+
     def close(self) -> None:
         self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -95,7 +99,7 @@ class Proxy:
         if self._listener is not None:
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 connection, _ = self._listener.accept()
-                task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: _Link(self), connection))
+                task = self._loop.create_task(self._loop.connect_accepted_socket(self.link, connection))
                 self._accepting.add(task)
                 task.add_done_callback(self._accepting.discard)
 
@@ -131,7 +135,7 @@ class Proxy:
 class _Way:
     """One direction of a connection: what waits to be written."""
 
-    def __init__(self, name: str, link: "_Link") -> None:
+    def __init__(self, name: str, link: "Link") -> None:
         self.name = name
         self.waiting: deque[tuple[float, bytes]] = deque()
         self.to: asyncio.Transport | None = None
@@ -170,12 +174,13 @@ class _Way:
         return self._link.concerned and (bool(self._link.proxy.delay_s) or self._held())
 
 
-class _Link(asyncio.Protocol):
+class Link(asyncio.Protocol):
     """A client's connection and the one to the broker that belongs to it."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
         self.concerned = False
+        self.client_id = ""
         self.up, self.down = _Way("up", self), _Way("down", self)
         self._client: asyncio.Transport | None = None
         self._head = b""
@@ -207,9 +212,16 @@ class _Link(asyncio.Protocol):
             end = _ID_AT + int.from_bytes(self._head[_ID_AT - 2 : _ID_AT], "big")
             if len(self._head) >= _ID_AT and len(self._head) >= end:
                 self._known = True
+                self.client_id = self._head[_ID_AT:end].decode(errors="replace")
                 self.concerned = self.proxy.concerns in self._head[_ID_AT:end]
                 self._head = b""
+        self.sent(data)
+
+    def sent(self, data: bytes) -> None:
         self.up.feed(data)
+
+    def answered(self, data: bytes) -> None:
+        self.down.feed(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort()
@@ -223,11 +235,11 @@ class _Link(asyncio.Protocol):
 
 
 class _Upstream(asyncio.Protocol):
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
 
     def data_received(self, data: bytes) -> None:
-        self._link.down.feed(data)
+        self._link.answered(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._link.down.waiting and not self._link.down._held():
