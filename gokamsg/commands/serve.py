@@ -1,5 +1,6 @@
 """serve: the HTTP service, until it is told to stop."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gokamsg import console
 from gokamsg.config import Settings
-from gokamsg.errors import GokamsgError
+from gokamsg.errors import BrokerUnavailableError, GokamsgError
 
 from .kafka import client_config, make_topics
 from .registration import command
@@ -30,7 +31,7 @@ def serve(settings: Settings) -> None:
     listener = listen(settings.host, settings.port)
     topic = RECEIVED if settings.direct else SENT
     make_topics(config, [topic, RECEIVED, TABLE])
-    view = View(config, TABLE, MESSAGES, storage_dir=settings.state_path)
+    view = View(config, TABLE, MESSAGES, storage_dir=settings.state_path, auto_reconnect=True)
     emitter = Emitter(config, topic, MESSAGE, room_timeout_s=0)
     app = create_app(emitter, view, direct=settings.direct, loopback_only=is_loopback(listener))
     server = HttpServer(app, listener)
@@ -44,11 +45,13 @@ def serve(settings: Settings) -> None:
             console.note(f"serving on {url}, sending to {topic}")
         threading.Thread(target=watch.show_restore, args=(url, settings.json), name="watch", daemon=True).start()
         server.run()
-        # Raises what ended the view, if that is why the server stopped.
-        view.wait_running(timeout_s=0)
     finally:
-        view.stop()
-        emitter.finish(timeout_s=5)
+        view.stop(timeout_s=1.0)
+        # Whoever waited for an acknowledgement has had an answer: nothing is hidden by going on without it.
+        with contextlib.suppress(BrokerUnavailableError):
+            emitter.finish(timeout_s=0.2)
+    # Raises what ended the view, if that is why the server stopped.
+    view.wait_running(timeout_s=0)
     if not settings.json:
         console.note("stopped")
 
@@ -57,18 +60,12 @@ class Watch:
     """Looks after the view: shows its restore, and ends the service when it fails."""
 
     def __init__(self, view: "View[list[Message]]", *, on_end: Callable[[], None]) -> None:
-        from gokamsg.engine import ViewState
-
         self._view = view
-        self._idle = ViewState.IDLE
-        self._started = False
         self._on_end = on_end
         view.observe_state_changes(self._changed)
 
-    def _changed(self, state: "ViewState") -> None:
-        if state != self._idle:
-            self._started = True
-        elif self._started:
+    def _changed(self, _state: "ViewState") -> None:
+        if self._view.ended:
             self._on_end()
 
     def show_restore(self, url: str, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from threading import Event
 from typing import Any
 
 from gokamsg.engine.assignment import Assignment, Clients
+from gokamsg.engine.clients import Patience
 from gokamsg.engine.clock import Clock
 from gokamsg.engine.cluster import Cluster, GroupClient, Home, Marks, TransactionalClient
 from gokamsg.engine.context import Context, Deferral
@@ -55,14 +56,15 @@ def assemble(
     counters: Counters,
     visits: Visits,
     stopping: Event,
+    patience: Patience,
     stack: ExitStack,
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
     topics = _topics(cluster, graph, options)
     home = cluster.home(options.state_dir, graph.group)
     stack.callback(home.release)
-    clients = _clients(cluster, graph, home, stack)
-    delivery = _delivery(cluster, options, home, clients.inputs)
+    clients = _clients(cluster, graph, home, patience, stack)
+    delivery = _delivery(cluster, options, home, clients.inputs, patience)
     stack.callback(delivery.close)
     delivery.recover()
     storage = options.storage_builder or home.storage
@@ -74,6 +76,7 @@ def assemble(
         counters=counters,
         visits=visits,
         stopping=stopping,
+        patience=patience,
         clients=clients,
         delivery=delivery,
         tables=tables,
@@ -93,6 +96,7 @@ class _Parts:
     counters: Counters
     visits: Visits
     stopping: Event
+    patience: Patience
     clients: Clients
     delivery: Delivery
     tables: Tables
@@ -127,6 +131,7 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
         deferral=deferral,
         options=options,
         counters=parts.counters,
+        patience=parts.patience,
     )
     worker = Worker(
         parts.clients.inputs,
@@ -141,6 +146,7 @@ def _put_together(parts: _Parts, topic_ids: Mapping[str, str], marks: Marks) -> 
         counters=parts.counters,
         clock=parts.clock,
         visits=parts.visits,
+        patience=parts.patience,
     )
     return Assembled(worker, assignment, parts.clients.inputs, outputs)
 
@@ -189,21 +195,34 @@ def _topics(cluster: Cluster, graph: GroupGraph, options: ProcessorOptions) -> M
         return manager.prepare(graph, quarantine=options.on_error == "quarantine")
 
 
-def _clients(cluster: Cluster, graph: GroupGraph, home: Home, stack: ExitStack) -> Clients:
-    inputs = cluster.group_consumer(group=graph.group, instance_id=home.instance_id, topics=sorted(sources(graph)))
+def _clients(cluster: Cluster, graph: GroupGraph, home: Home, patience: Patience, stack: ExitStack) -> Clients:
+    topics = sorted(sources(graph))
+    inputs = cluster.group_consumer(group=graph.group, instance_id=home.instance_id, topics=topics, patience=patience)
     stack.callback(inputs.close)
-    tables = cluster.table_consumer()
+    tables = cluster.table_consumer(patience=patience)
     stack.callback(tables.close)
     return Clients(inputs, tables)
 
 
-def _delivery(cluster: Cluster, options: ProcessorOptions, home: Home, inputs: GroupClient) -> Delivery:
+def _delivery(
+    cluster: Cluster, options: ProcessorOptions, home: Home, inputs: GroupClient, patience: Patience
+) -> Delivery:
     if options.guarantee == "at-least-once":
-        return AtLeastOnce(cluster.idempotent_producer, inputs)
+        return AtLeastOnce(
+            lambda: patience.made(
+                lambda: cluster.idempotent_producer(patience=patience), discard=lambda late: late.close(0.0)
+            ),
+            inputs,
+        )
 
     def connect() -> TransactionalClient:
-        producer = cluster.transactional_producer(
-            transactional_id=home.transactional_id, transaction_timeout_ms=options.transaction_timeout_ms
+        producer = patience.made(
+            lambda: cluster.transactional_producer(
+                transactional_id=home.transactional_id,
+                transaction_timeout_ms=options.transaction_timeout_ms,
+                patience=patience,
+            ),
+            discard=lambda late: late.close(0.0),
         )
         try:
             producer.init(PRODUCER_INIT_TIMEOUT_S)

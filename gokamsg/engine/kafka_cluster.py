@@ -10,6 +10,7 @@ from gokamsg.engine.clients import (
     ClusterInfo,
     GroupConsumer,
     IdempotentProducer,
+    Patience,
     TableConsumer,
     TransactionalProducer,
     check_broker,
@@ -35,19 +36,26 @@ class KafkaCluster:
     def admin(self) -> Admin:
         return Admin(self._config)
 
-    def group_consumer(self, *, group: str, instance_id: str, topics: Sequence[str]) -> GroupConsumer:
-        return GroupConsumer(self._config, group=group, instance_id=instance_id, topics=topics)
+    def group_consumer(
+        self, *, group: str, instance_id: str, topics: Sequence[str], patience: Patience
+    ) -> GroupConsumer:
+        return GroupConsumer(self._config, group=group, instance_id=instance_id, topics=topics, patience=patience)
 
-    def table_consumer(self) -> TableConsumer:
-        return TableConsumer(self._config)
+    def table_consumer(self, *, patience: Patience | None = None) -> TableConsumer:
+        return TableConsumer(self._config, patience=patience)
 
-    def transactional_producer(self, *, transactional_id: str, transaction_timeout_ms: int) -> TransactionalProducer:
+    def transactional_producer(
+        self, *, transactional_id: str, transaction_timeout_ms: int, patience: Patience
+    ) -> TransactionalProducer:
         return TransactionalProducer(
-            self._config, transactional_id=transactional_id, transaction_timeout_ms=transaction_timeout_ms
+            self._config,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=transaction_timeout_ms,
+            patience=patience,
         )
 
-    def idempotent_producer(self) -> IdempotentProducer:
-        return IdempotentProducer(self._config)
+    def idempotent_producer(self, *, patience: Patience) -> IdempotentProducer:
+        return IdempotentProducer(self._config, patience=patience)
 
     def sender(self) -> BatchSender:
         return BatchSender(self._config, enable_idempotence=True)

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from gokamsg.engine.assembly import Assembled, assemble
-from gokamsg.engine.clients import ClientConfig
+from gokamsg.engine.clients import ClientConfig, Patience
 from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.kafka_cluster import connect
@@ -55,6 +55,7 @@ class Processor:
         self._on_status = on_status
         self._signal = Signal(ProcessorState.IDLE)
         self._stopping = threading.Event()
+        self._patience = Patience()
         self._counters = Counters()
         self._parts: Assembled | None = None
         self._reported: tuple[float, ProcessorState, bool] = (0.0, ProcessorState.IDLE, False)
@@ -130,7 +131,8 @@ class Processor:
         return self._visits.submit(name, meta)
 
     def stop(self) -> None:
-        """Ask run() to commit and return."""
+        """Ask run() to commit and return; it does within STOP_S (engine/clients/patience.py), user code apart."""
+        self._patience.hurry()
         self._stopping.set()
 
     def run(self) -> None:
@@ -155,6 +157,7 @@ class Processor:
                     counters=self._counters,
                     visits=self._visits,
                     stopping=self._stopping,
+                    patience=self._patience,
                     stack=stack,
                 )
                 stack.callback(parts.worker.abandon)

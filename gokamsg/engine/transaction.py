@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gokamsg.engine.assignment import Assignment
-from gokamsg.engine.clients import Membership
+from gokamsg.engine.clients import SPARED_BY_COMMIT_S, Membership, Patience
 from gokamsg.engine.context import Deferral
-from gokamsg.engine.guarantee import Delivery, UnsettledError
+from gokamsg.engine.guarantee import Delivery, UncommittedError, UnsettledError
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.output import Outputs, OutputTopic
 from gokamsg.engine.partition_processor import Pace
@@ -35,6 +35,7 @@ class Transaction:
         deferral: Deferral,
         options: ProcessorOptions,
         counters: Counters,
+        patience: Patience,
     ) -> None:
         self._delivery = delivery
         self._outputs = outputs
@@ -44,6 +45,7 @@ class Transaction:
         self._deferral = deferral
         self._options = options
         self._counters = counters
+        self._patience = patience
         self._membership: Membership | None = None
         self._began = float("-inf")
         self._bytes = 0
@@ -148,7 +150,9 @@ class Transaction:
 
     def _await_deferred(self, now: float) -> None:
         left = self._options.record_deadline_s - (now - self._began)
-        if not self._deferral.wait(max(left, 0.0)):
+        if not self._patience.wait(self._deferral.wait, left, spared_s=SPARED_BY_COMMIT_S):
+            if self._patience.hurried:
+                raise UncommittedError("a deferred commit was not completed before the stop")
             raise ProcessingError(
                 f"a deferred commit was not completed within {self._options.record_deadline_s:.1f} s; {self._remedy}"
             )

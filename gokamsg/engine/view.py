@@ -160,6 +160,11 @@ class View(Generic[T]):
         return self._signal.state
 
     @property
+    def ended(self) -> bool:
+        """Whether it follows nothing any more: it was stopped, or something ended it."""
+        return self._ended
+
+    @property
     def recovered(self) -> bool:
         """Whether the copy has caught up once, and is followed."""
         return self.state == ViewState.RUNNING

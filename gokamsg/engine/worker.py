@@ -16,7 +16,7 @@ import logging
 from collections.abc import Mapping
 
 from gokamsg.engine.assignment import Assignment
-from gokamsg.engine.clients import Assigned
+from gokamsg.engine.clients import Assigned, Patience
 from gokamsg.engine.clock import Clock
 from gokamsg.engine.cluster import GroupClient
 from gokamsg.engine.guarantee import AtLeastOnce, Delivery, UncommittedError, UnsettledError
@@ -61,6 +61,7 @@ class Worker:
         counters: Counters,
         clock: Clock,
         visits: Visits,
+        patience: Patience,
     ) -> None:
         self._silence: str | None = None  # the brokers do not answer
         self._refusal: str | None = None  # they refuse, again and again
@@ -79,6 +80,7 @@ class Worker:
         self._clock = clock
         self._now = clock.monotonic
         self._visits = visits
+        self._patience = patience
         self._unsettled = False
         self._connected_at = self._flushed_at = self._now()
 
@@ -155,12 +157,15 @@ class Worker:
         return not (self._transaction.is_open or self._unsettled or self._visits.waiting)
 
     def finish(self) -> None:
-        """Commit what is open, as the last thing before a stop."""
+        """Commit what is open, as the last thing before a stop; what cannot be committed is handled again by whoever
+        has the partition next."""
         try:
             self._transaction.commit(self._assignment)
-        except (UncommittedError, UnsettledError) as error:
-            # Its records are handled again by whoever has the partition next.
-            log.info("last transaction not committed: %s", error)
+        except UncommittedError as error:
+            log.info("last transaction aborted: %s", error)
+            self._transaction.abort(self._assignment)  # left open, it would hold up everybody who reads committed
+        except UnsettledError as error:
+            log.info("last transaction with an unknown outcome: %s", error)
             self._transaction.drop(self._assignment)
 
     def abandon(self) -> None:
@@ -284,6 +289,8 @@ class Worker:
         fatal = self._inputs.fatal()
         if fatal is not None:
             raise fatal  # whoever has our identity now must not be fenced by us
+        if self._patience.hurried:
+            return  # whoever comes next settles it
         try:
             self._delivery.recover()
         except BrokerUnavailableError as error:
@@ -330,7 +337,8 @@ class Worker:
         if self._refusal is None:
             log.warning("%s; trying again", error)
         self._refusal = str(error)
-        self._clock.sleep(min(LONGEST_REST_S, 0.05 * 2 ** min(self._refused - PATIENT_TRIES, 10)))
+        if not self._patience.hurried:
+            self._clock.sleep(min(LONGEST_REST_S, 0.05 * 2 ** min(self._refused - PATIENT_TRIES, 10)))
 
     def _watch_refusals(self) -> None:
         if self._refusal is not None and self._refused_at != self._counters.commits:

@@ -29,8 +29,8 @@ from gokamsg.errors import GokamsgError
 
 from .connection import Application, Connection, Limits
 
-DRAIN_S: Final = 15.0  # for requests that wait for the brokers
-FLUSH_S: Final = 1.0  # for clients to take their last answer
+DRAIN_S: Final = 1.0  # for requests that wait for the brokers, once it is to stop
+FLUSH_S: Final = 0.3  # for clients to take their last answer
 READ_BYTES: Final = 32 * 1024
 
 
@@ -115,6 +115,8 @@ class HttpServer:
         for connection in tuple(self._connections):
             connection.finish()
         await self._until(lambda: not any(connection.owed for connection in self._connections), DRAIN_S)
+        for connection in tuple(self._connections):
+            connection.late()
         await self._until(lambda: not self._connections, FLUSH_S)
         for connection in tuple(self._connections):
             connection.abort()

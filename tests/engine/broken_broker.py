@@ -48,6 +48,8 @@ OF_READERS = {
     "Heartbeat": 12,
 }
 """Sent by consumers, most of them when they start."""
+OTHERS = {"OffsetCommit": 8, "LeaveGroup": 13}
+"""Sent at least once, and when a worker stops."""
 Fresh = Callable[[str], str]
 Reaction = Callable[[Any, Any], Any]
 """What the broker does with a request, given its context: a reaction of the control hook."""
@@ -124,7 +126,8 @@ class Meddling:
         self.met = threading.Event()
         self._left = times
         self._reaction = reaction
-        self._interception = control.on((KINDS | OF_READERS)[kind], self._meet, times=None)
+        key = (KINDS | OF_READERS | OTHERS)[kind]
+        self._interception = control.on(key, self._meet, times=None)
 
     def _meet(self, request: Any, context: Any) -> Any:
         if context.client_id != "gokamsg" or self._left <= 0:

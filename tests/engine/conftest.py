@@ -26,6 +26,14 @@ def proxied_kafka(libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
+def embedded_story(restarting_broker: Restarting, tmp_path: Path, fresh_name: Callable[[str], str]) -> Iterator[Story]:
+    """On the embedded broker, whose control hook can also delay and answer."""
+    story = Story(restarting_broker, tmp_path / "state", fresh_name)
+    yield story
+    story.close()
+
+
+@pytest.fixture
 def story(
     request: pytest.FixtureRequest, broker_kind: str, tmp_path: Path, fresh_name: Callable[[str], str]
 ) -> Iterator[Story]:

@@ -1,6 +1,7 @@
 """A member joins a group at work: few partitions move, the others keep their tables, and nobody waits long."""
 
 import itertools
+import statistics
 import threading
 import time
 from collections import defaultdict
@@ -13,6 +14,7 @@ from kafka import KafkaProducer
 from gokamsg.engine.codec import Int64, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Persist, define_group
+from tests.engine.broken_broker import Meddling, Story
 from tests.engine.kafka_scene import Running, Scene
 from tests.helpers import eventually, say, slowness
 from tests.kafka_server import KafkaCluster
@@ -98,3 +100,16 @@ def test_a_fourth_member_takes_six_of_24_partitions_and_the_others_work_on(
     slow = slowness()
     say(f"longest pause of a partition: {max(pauses):.2f} s; {slow:.1f} times slower than an idle machine")
     assert max(pauses) < PAUSE_S * slow
+
+
+def test_a_member_asks_several_times_a_second_whether_its_group_rebalances(story: Story) -> None:
+    """What another member left when it stopped rests until the next heartbeat: for up to a second it did."""
+    asked: list[float] = []
+    with story.at_work():
+        meddling = Meddling(story.broker.broker, "Heartbeat", lambda *_: asked.append(time.monotonic()), float("inf"))
+        try:
+            eventually("seven heartbeats", lambda: len(asked) >= 7, timeout_s=20)
+        finally:
+            meddling.cancel()
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
+    assert statistics.median(pauses) < 0.5

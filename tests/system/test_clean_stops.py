@@ -5,16 +5,20 @@ process of it, no lock, no temporary file and no file that its next start would 
 """
 
 import fcntl
+import http.client
 import re
 import signal
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import OwnServer
 from tests.helpers import Process, Processes, free_port, run_gokamsg, say, slowness
+from tests.system.messaging import pause
 
 STOP_S = 3.0
 ROLES = ("filter", "collector")
@@ -131,3 +135,40 @@ def test_nothing_is_left_of_up(run: Processes, left: Left, limit_s: float) -> No
         assert left.locked() == []
         assert left.files("temporary") == set()
         assert not [name for name in left.files("up") if name.endswith((".new", ".json", "-wal", "-shm", ".tmp"))]
+
+
+@pytest.mark.any_broker
+@pytest.mark.parametrize("still_s", [pytest.param(0.1, marks=pytest.mark.slow), 5.0])
+def test_a_stop_does_not_wait_for_a_broker_that_stands_still(
+    own_cluster: OwnServer, run: Processes, left: Left, limit_s: float, still_s: float
+) -> None:
+    """Nobody answers any more, for a moment or longer; whoever has just sent a message is told so."""
+    port = free_port()
+    env = left.env | {"GOKAMSG_BROKERS": own_cluster.address}
+    workers = run.gokamsg("process", *(flag for role in ROLES for flag in ("--role", role)), name="process", env=env)
+    service = run.gokamsg("serve", "--port", str(port), name="serve", env=env)
+    for process, lines in ((workers, ("collector: running", "filter: running")), (service, ("feeds are ready",))):
+        for line in lines:
+            process.wait_line(line, timeout_s=30)
+
+    def send() -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            connection.request("POST", "/Bob/send", b'{"to": "Alice", "content": "hello"}')
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    assert send() == 200
+    with ThreadPoolExecutor(1) as pool:
+        own_cluster.pause()
+        try:
+            waits = pool.submit(send)
+            pause(seconds=still_s)
+            for process in (service, workers):
+                stopped(process, signal.SIGTERM, limit_s)
+            assert waits.result() == 503
+        finally:
+            own_cluster.resume()
+    assert left.processes() == []
+    assert left.locked() == []

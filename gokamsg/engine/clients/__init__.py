@@ -8,6 +8,7 @@ producer.py, consumer.py); each is checked when a client is built.
 from gokamsg.engine.clients.admin import Admin, Group, Member, NewTopic, Topic
 from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, check_broker
 from gokamsg.engine.clients.consumer import Assigned, Event, GroupConsumer, Lost, Membership, Revoked
+from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Patience
 from gokamsg.engine.clients.producer import IdempotentProducer, TransactionalProducer
 from gokamsg.engine.clients.reader import Batches, TopicPart
 from gokamsg.engine.clients.sending import BATCH_BYTES, BatchSender, SentBatch
@@ -15,6 +16,7 @@ from gokamsg.engine.clients.table_consumer import TableConsumer
 
 __all__ = [
     "BATCH_BYTES",
+    "SPARED_BY_COMMIT_S",
     "Admin",
     "Assigned",
     "BatchSender",
@@ -29,6 +31,7 @@ __all__ = [
     "Member",
     "Membership",
     "NewTopic",
+    "Patience",
     "Revoked",
     "SentBatch",
     "TableConsumer",

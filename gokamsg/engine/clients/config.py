@@ -57,7 +57,8 @@ class ClientConfig:
 
     brokers: HOST:PORT, several separated by commas or in a tuple. properties: entries of a client properties file, for
     TLS and SASL. request_timeout_ms: of one request. session_timeout_ms: a member of a group that is silent for so long
-    is put out of it. fetch_max_wait_ms: how long a broker holds a fetch that finds nothing.
+    is put out of it. heartbeat_interval_ms: a member hears that its group rebalances by its next heartbeat, so what a
+    stopped one leaves rests for so long at most. fetch_max_wait_ms: how long a broker holds a fetch that finds nothing.
     """
 
     brokers: tuple[str, ...] | str
@@ -65,7 +66,7 @@ class ClientConfig:
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     request_timeout_ms: int = 10_000
     session_timeout_ms: int = 10_000
-    heartbeat_interval_ms: int = 1_000
+    heartbeat_interval_ms: int = 250
     fetch_max_wait_ms: int = 5_000
     security: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 

@@ -23,6 +23,7 @@ from kafka.structs import MemberState
 
 from gokamsg.engine.clients.assignor import CopartitionAssignor
 from gokamsg.engine.clients.config import ClientConfig, connecting
+from gokamsg.engine.clients.patience import SPARED_BY_LEAVE_S, Patience
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
 from gokamsg.errors import BrokerUnavailableError, GokamsgError, IdentityError, TransactionAbortedError
 
@@ -73,6 +74,7 @@ class GroupConsumer(BatchReader):
         instance_id: str | None,
         topics: Sequence[str],
         max_poll_interval_ms: int = 60_000,
+        patience: Patience | None = None,
     ) -> None:
         self._group = group
         self._instance_id = instance_id
@@ -82,6 +84,7 @@ class GroupConsumer(BatchReader):
         self._membership = Membership(group, -1, "", instance_id)
         super().__init__(
             config,
+            patience=patience,
             group_id=group,
             group_instance_id=instance_id,
             partition_assignment_strategy=[CopartitionAssignor()],
@@ -171,7 +174,9 @@ class GroupConsumer(BatchReader):
                 member_id=current.member_id, group_instance_id=self._instance_id, reason="shutting down"
             )
             request = LeaveGroupRequest(group_id=self._group, members=[member], min_version=3)
-            with suppress(kafka_errors.KafkaError):  # not answered: the broker puts us out when the session times out
+            self._spared_s = SPARED_BY_LEAVE_S
+            with suppress(kafka_errors.KafkaError, BrokerUnavailableError):
+                # Not answered: the broker puts us out when the session times out.
                 self._run(self._ask, request, node, timeout_s * 1000)
         self.close()
 

@@ -7,7 +7,7 @@ TransactionalProducer, one owner thread:
 2. TransactionAbortedError: it did not commit. Call abort(), seek back, begin again. OutcomeUnknownError: the commit was
    asked for and not answered. FencedError: another owner has the transactional id. After these two only a new producer
    helps: its init() settles the transaction.
-3. No call waits longer than its timeout.
+3. No call waits longer than its timeout, nor than its owner's patience.
 
 IdempotentProducer: any thread may send; flush() tells what was not written.
 """
@@ -25,6 +25,7 @@ from kafka.structs import ConsumerGroupMetadata
 from gokamsg.engine.clients.committing import Commit, RefusedError
 from gokamsg.engine.clients.config import ClientConfig
 from gokamsg.engine.clients.consumer import Membership
+from gokamsg.engine.clients.patience import SPARED_BY_ABORT_S, SPARED_BY_COMMIT_S, Patience
 from gokamsg.engine.clients.reader import TopicPart
 from gokamsg.engine.clients.sending import BatchSender, SentBatch
 from gokamsg.engine.records import BatchBuilder
@@ -38,16 +39,22 @@ _FENCED = (
 
 
 _DELIVERY_TIMEOUT_MS = 120_000  # commit() has its own deadline, and the broker the transaction's
-_LOOK_EVERY_S = 0.05  # a fatal state of the library ends no step
 
 
 class TransactionalProducer:
     """See the module."""
 
     def __init__(
-        self, config: ClientConfig, *, transactional_id: str, transaction_timeout_ms: int = 10_000, compression: int = 0
+        self,
+        config: ClientConfig,
+        *,
+        transactional_id: str,
+        transaction_timeout_ms: int = 10_000,
+        compression: int = 0,
+        patience: Patience | None = None,
     ) -> None:
         self._id = transactional_id
+        self._patience = patience or Patience()
         self._sender = BatchSender(
             config,
             compression=compression,
@@ -67,9 +74,9 @@ class TransactionalProducer:
         with self._explained("initialize", FencedError):
             result = self._manager.initialize_transactions()
             self._wake()
-            if not result.wait(timeout_s * 1000):
+            if not self._patience.wait(lambda s: result.wait(s * 1000), timeout_s):
                 raise BrokerUnavailableError(
-                    f"transactional id {self._id!r} was not initialized within {timeout_s:g} s; "
+                    f"transactional id {self._id!r} was not initialized {self._patience.limit(timeout_s)}; "
                     "is the cluster's transaction coordinator available?"
                 )
 
@@ -110,11 +117,13 @@ class TransactionalProducer:
         wrote = bool(self._sent) or add_offsets is not None
         commit = Commit(self._sent, add_offsets, lambda: self._end(wrote))
         self._sender.drive(commit.advance)
-        deadline = time.monotonic() + timeout_s
-        while not commit.done.wait(_LOOK_EVERY_S):
-            if time.monotonic() > deadline or self._manager.has_fatal_error():
-                commit.give_up()
-                break
+        self._patience.wait(
+            # A fatal state of the library ends no step.
+            lambda s: commit.done.wait(s) or self._manager.has_fatal_error(),
+            timeout_s,
+            spared_s=SPARED_BY_COMMIT_S,
+        )
+        commit.give_up()
         with self._explained("commit", OutcomeUnknownError if commit.asked else TransactionAbortedError):
             self._judge(commit, timeout_s)
         sent, self._sent = self._sent, []
@@ -122,15 +131,14 @@ class TransactionalProducer:
 
     def abort(self, timeout_s: float = 10.0) -> None:
         """Ends the open transaction without a trace. FencedError or OutcomeUnknownError: make a new producer."""
-        deadline = time.monotonic() + timeout_s
         self._sent = []
         with self._explained("abort", OutcomeUnknownError):
             if self._manager._current_state == TransactionState.READY:
                 return  # no transaction is open
             result = self._manager.begin_abort()
             self._wake()
-            if not result.wait(_left_ms(deadline)):
-                raise OutcomeUnknownError(f"{self._name}: the abort was not answered within {timeout_s:g} s")
+            if not self._patience.wait(lambda s: result.wait(s * 1000), timeout_s, spared_s=SPARED_BY_ABORT_S):
+                raise OutcomeUnknownError(f"{self._name}: the abort was not answered {self._patience.limit(timeout_s)}")
 
     def partition_count(self, topic: str) -> int:
         """How many partitions the topic has; TopicError when it does not exist."""
@@ -141,7 +149,7 @@ class TransactionalProducer:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """An open transaction is left to its timeout, or to the next init() of the same id."""
-        self._sender.shut(timeout_s)
+        self._sender.shut(self._patience.left_s(timeout_s), force_s=self._patience.left_s(2.0))
 
     @property
     def _name(self) -> str:
@@ -188,8 +196,10 @@ class TransactionalProducer:
             if (error := self._manager.last_error) is not None and self._manager.has_fatal_error():
                 raise error
             if commit.asked:
-                raise OutcomeUnknownError(f"{self._name}: the commit was not answered within {timeout_s:g} s")
-            raise TransactionAbortedError(f"{self._name}: {commit.missing()} within {timeout_s:g} s")
+                raise OutcomeUnknownError(
+                    f"{self._name}: the commit was not answered {self._patience.limit(timeout_s)}"
+                )
+            raise TransactionAbortedError(f"{self._name}: {commit.missing()} {self._patience.limit(timeout_s)}")
         if self._now() != self._identity or self._manager._current_state != TransactionState.READY:
             raise OutcomeUnknownError(f"{self._name}: the producer was replaced while it committed")
 
@@ -208,7 +218,8 @@ class TransactionalProducer:
 class IdempotentProducer:
     """Each batch once and in order; no transaction."""
 
-    def __init__(self, config: ClientConfig, *, compression: int = 0) -> None:
+    def __init__(self, config: ClientConfig, *, compression: int = 0, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
         self._sender = BatchSender(config, compression=compression, enable_idempotence=True)
         self._sent: list[SentBatch] = []
 
@@ -229,8 +240,9 @@ class IdempotentProducer:
         written: dict[TopicPart, int] = {}
         for batch in sent:
             where = f"{batch.count} records for topic {batch.topic!r} partition {batch.partition}"
-            if not batch.wait(deadline - time.monotonic()):
-                raise BrokerUnavailableError(f"{where} were not acknowledged within {timeout_s:g} s")
+            left_s = deadline - time.monotonic()
+            if not self._patience.wait(batch.wait, left_s, spared_s=SPARED_BY_COMMIT_S):
+                raise BrokerUnavailableError(f"{where} were not acknowledged {self._patience.limit(timeout_s)}")
             if error := batch.error():
                 raise BrokerUnavailableError(f"{where} were not written: {error or type(error).__name__}") from error
             written[batch.topic, batch.partition] = batch.base_offset() + batch.count
@@ -244,7 +256,7 @@ class IdempotentProducer:
         return self._sender.connected()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        self._sender.shut(timeout_s)
+        self._sender.shut(self._patience.left_s(timeout_s), force_s=self._patience.left_s(2.0))
 
 
 def _ends(sent: Sequence[SentBatch]) -> dict[TopicPart, int]:
@@ -260,7 +272,3 @@ def _ends(sent: Sequence[SentBatch]) -> dict[TopicPart, int]:
 
 def _no_epoch_bump() -> bool:
     return False
-
-
-def _left_ms(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic()) * 1000

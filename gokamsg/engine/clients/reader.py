@@ -1,9 +1,12 @@
 """What the two consumers have in common: polling whole batches, positions, and the ends of the log.
 
-Owned by one thread. Every call that asks a broker has a deadline and ends in BrokerUnavailableError when it passes.
+Owned by one thread. Every call that asks a broker has a deadline and ends in BrokerUnavailableError when it passes, or
+when its owner's patience ends.
 """
 
 import copy
+import math
+import threading
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -15,8 +18,9 @@ from kafka.protocol.consumer import IsolationLevel
 
 from gokamsg.engine.clients.config import ClientConfig, connect, connecting
 from gokamsg.engine.clients.fetching import MAX_BATCHES, install
+from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Patience
 from gokamsg.engine.records import RecordBatch
-from gokamsg.errors import PositionLostError, TopicError
+from gokamsg.errors import BrokerUnavailableError, PositionLostError, TopicError
 
 TopicPart = tuple[str, int]
 Batches = dict[TopicPart, list[RecordBatch]]
@@ -24,14 +28,17 @@ Batches = dict[TopicPart, list[RecordBatch]]
 FETCH_BYTES = 8 << 20  # of one broker's answer, so of one poll
 PARTITION_FETCH_BYTES = 1 << 20
 _TOPIC_WAIT_S = 1.0
+_LAST_S = 0.05  # for what takes no more than a turn of the I/O thread
 _PATIENCE_MS = 20  # a fetch that has data comes back sooner
 
 
 class BatchReader:
     """A read-committed KafkaConsumer that hands out record batches and never decides about offsets by itself."""
 
-    def __init__(self, config: ClientConfig, **settings: Any) -> None:
+    def __init__(self, config: ClientConfig, *, patience: Patience | None = None, **settings: Any) -> None:
         self._config = config
+        self._patience = patience or Patience()
+        self._spared_s = SPARED_BY_COMMIT_S
         self._consumer: KafkaConsumer = connect(
             config,
             KafkaConsumer,
@@ -48,6 +55,7 @@ class BatchReader:
             **settings,
         )
         install(self._consumer)
+        self._hurry_when_told(self._consumer._net)
         self._subscription = self._consumer._subscription
         self._fetcher = self._consumer._fetcher
 
@@ -150,7 +158,42 @@ class BatchReader:
 
     def close(self) -> None:
         """Ends the threads and connections; a static member stays in its group."""
-        self._consumer.close(autocommit=False, timeout_ms=2_000)
+        self._spared_s = 0.0
+        with suppress(BrokerUnavailableError):
+            self._consumer.close(autocommit=False, timeout_ms=self._patience.left_s(2.0) * 1000)
+
+    def _hurry_when_told(self, net: Any) -> None:
+        # As NetworkSelector.run, which waits for ever: most of kafka-python's calls end by a timeout of theirs only.
+        run = net.run
+
+        def run_patiently(coroutine: Any, *args: Any) -> Any:
+            if net._io_thread in (None, threading.current_thread()) or net._exception is not None:
+                return run(coroutine, *args)
+            event = threading.Event()
+            answer: dict[str, Any] = {"value": None, "exception": None}
+
+            async def answered() -> None:
+                try:
+                    answer["value"] = await net._invoke(coroutine, *args)
+                except BaseException as error:  # the waiting thread raises it
+                    answer["exception"] = answer["exception"] or error
+                finally:
+                    event.set()
+
+            with net._pending_waiters_lock:
+                net._pending_waiters[event] = answer  # woken when the I/O thread ends
+            try:
+                net.call_soon_threadsafe(answered)
+                if not self._patience.wait(event.wait, math.inf, spared_s=self._spared_s) and not event.wait(_LAST_S):
+                    raise BrokerUnavailableError("not answered before the stop")
+            finally:
+                with net._pending_waiters_lock:
+                    net._pending_waiters.pop(event, None)
+            if answer["exception"] is not None:
+                raise answer["exception"]
+            return answer["value"]
+
+        net.run = run_patiently
 
     def _know(self, partitions: Collection[TopicPart]) -> None:
         # kafka-python leaves partitions of a topic that it does not know yet out of its answer.

@@ -222,8 +222,10 @@ class BatchSender:
         """Whether any connection to a broker stands right now."""
         return any(conn.connected for conn in list(self._producer._sender._client._manager._conns.values()))
 
-    def shut(self, timeout_s: float) -> None:
-        """Ends the sender thread; what is not sent within the time fails."""
+    def shut(self, timeout_s: float, *, force_s: float = 2.0) -> None:
+        """Ends the sender thread; what is not sent within the time fails.
+
+        After that it is waited for `force_s` at most: a connection that it waits for may take longer."""
         producer = self._producer
         producer._unregister_cleanup()
         producer._closed = True
@@ -233,7 +235,7 @@ class BatchSender:
             sender.join(timeout_s)
         if sender.is_alive():
             sender.force_close()
-            sender.join(2.0)
+            sender.join(force_s)
 
 
 class _BuiltRecords:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from kafka import TopicPartition
 
 from gokamsg.engine.clients.config import ClientConfig, connecting
+from gokamsg.engine.clients.patience import Patience
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
 
 _IDLE_POLL_S = 0.05
@@ -18,8 +19,8 @@ _IDLE_POLL_S = 0.05
 class TableConsumer(BatchReader):
     """Follows any set of partitions from given positions."""
 
-    def __init__(self, config: ClientConfig) -> None:
-        super().__init__(config, group_id=None)
+    def __init__(self, config: ClientConfig, *, patience: Patience | None = None) -> None:
+        super().__init__(config, patience=patience, group_id=None)
         self._looked_at = 0.0
 
     def set_partitions(self, positions: Mapping[TopicPart, int]) -> None:

@@ -8,7 +8,7 @@ through everything that runs, and what the session does afterwards, cleaning up,
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gokamsg.engine.clients import ClusterInfo
+from gokamsg.engine.clients import ClusterInfo, Patience
 from gokamsg.engine.clock import Clock
 from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.engine.tester.broker import MemoryBroker
@@ -113,18 +113,22 @@ class Session:
     def admin(self) -> MemoryAdmin:
         return MemoryAdmin(self.broker)
 
-    def group_consumer(self, *, group: str, instance_id: str, topics: Sequence[str]) -> MemoryGroupConsumer:
+    def group_consumer(
+        self, *, group: str, instance_id: str, topics: Sequence[str], patience: Patience
+    ) -> MemoryGroupConsumer:
         self.groups.append(MemoryGroupConsumer(self, group, instance_id, topics))
         return self.groups[-1]
 
-    def table_consumer(self) -> MemoryTableConsumer:
+    def table_consumer(self, *, patience: Patience | None = None) -> MemoryTableConsumer:
         self.tables.append(MemoryTableConsumer(self))
         return self.tables[-1]
 
-    def transactional_producer(self, *, transactional_id: str, transaction_timeout_ms: int) -> MemoryProducer:
+    def transactional_producer(
+        self, *, transactional_id: str, transaction_timeout_ms: int, patience: Patience
+    ) -> MemoryProducer:
         return MemoryProducer(self, transactional_id)
 
-    def idempotent_producer(self) -> MemorySender:
+    def idempotent_producer(self, *, patience: Patience) -> MemorySender:
         return MemorySender(self)
 
     def sender(self) -> MemorySender:

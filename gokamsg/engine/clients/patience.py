@@ -1,0 +1,83 @@
+"""How long a worker waits for the brokers: each wait has its own limit, and once the worker is to stop, all of them
+together have STOP_S.
+
+What a stop gives up is safe with the brokers: a transaction that was not committed is as if it had never been; one
+whose end was asked for is settled by them, or by whoever has its transactional id next. Some of the time is spared for
+what comes later in a stop, so that a commit without an answer leaves enough to abort it, and to leave the group.
+
+hurry() may be called from any thread and from a signal handler; a wait under way notices within LOOK_EVERY_S. Leaf.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from gokamsg.errors import BrokerUnavailableError
+
+T = TypeVar("T")
+
+STOP_S = 2.0
+LOOK_EVERY_S = 0.05
+
+SPARED_BY_COMMIT_S = 0.8
+SPARED_BY_ABORT_S = 0.4
+SPARED_BY_LEAVE_S = 0.2
+
+
+class Patience:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._end = math.inf
+
+    def hurry(self) -> None:
+        """The worker is to stop."""
+        self._end = min(self._end, time.monotonic() + STOP_S)
+
+    @property
+    def hurried(self) -> bool:
+        return self._end < math.inf
+
+    def limit(self, most_s: float) -> str:
+        """In words, for who waited in vain."""
+        return "before the stop" if self.hurried else f"within {most_s:g} s"
+
+    def left_s(self, most_s: float, *, spared_s: float = 0.0) -> float:
+        """How long a wait that begins now may last."""
+        return max(0.0, min(most_s, self._end - spared_s - time.monotonic()))
+
+    def wait(self, done: Callable[[float], object], most_s: float, *, spared_s: float = 0.0) -> bool:
+        """Whether `done`, which waits for as long as it is told, came true in time. It is asked once at least."""
+        end = time.monotonic() + most_s
+        while True:
+            left_s = self.left_s(end - time.monotonic(), spared_s=spared_s)
+            if done(min(left_s, LOOK_EVERY_S)):
+                return True
+            if left_s <= 0:
+                return False
+
+    def made(self, make: Callable[[], T], discard: Callable[[T], None]) -> T:
+        """What `make` returns or raises. A constructor cannot be told to hurry, so it has a thread of its own: a stop
+        leaves it behind with BrokerUnavailableError, and what it makes after all is discarded."""
+        made: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                made.set_result(make())
+            except BaseException as error:  # the waiting thread raises it
+                made.set_exception(error)
+
+        thread = threading.Thread(target=run, name="connect", daemon=True)
+        thread.start()
+
+        def done(timeout_s: float) -> bool:
+            thread.join(timeout_s)
+            return made.done()
+
+        if not self.wait(done, math.inf, spared_s=SPARED_BY_ABORT_S):
+            made.add_done_callback(lambda late: discard(late.result()) if late.exception() is None else None)
+            raise BrokerUnavailableError("no broker answered before the stop")
+        return made.result()
