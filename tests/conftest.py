@@ -12,9 +12,9 @@ run             starts `gokamsg` processes that end with the test
 seed            the test's random seed: --seed, or a new one; it is printed
 
 A test that uses one of the first four runs twice: on the embedded broker, which needs nothing but Python, and on an
-Apache Kafka (or, once, on what --kafka or --broker name); with the marker `any_broker` on the first of them only,
-unless --slow is given. What runs on Apache Kafka has the marker `kafka`; without Java or Maven it is skipped with the
-reason, or fails where --require-kafka was given.
+Apache Kafka (or, once, on what --kafka or --broker name); with the marker `any_broker` on the first of them only, or on
+the one that the marker names, unless --slow is given. What runs on Apache Kafka has the marker `kafka`; without Java or
+Maven it is skipped with the reason, or fails where --require-kafka was given.
 """
 
 import contextlib
@@ -70,8 +70,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             chosen = metafunc.config.getoption("--broker")
             kinds = (chosen,) if chosen else BROKERS
-        if metafunc.definition.get_closest_marker("any_broker") and not metafunc.config.getoption("--slow"):
-            kinds = kinds[:1]
+        one = metafunc.definition.get_closest_marker("any_broker")
+        if one and not metafunc.config.getoption("--slow"):
+            kinds = one.args if set(one.args) & set(kinds) else kinds[:1]
         metafunc.parametrize("broker_kind", kinds, scope="session", indirect=True)
 
 
