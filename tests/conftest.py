@@ -12,9 +12,9 @@ run             starts `gokamsg` processes that end with the test
 seed            the test's random seed: --seed, or a new one; it is printed
 
 A test that uses one of the first four runs twice: on the embedded broker, which needs nothing but Python, and on an
-Apache Kafka (or, once, on what --kafka or --broker name); with the marker `any_broker` on the first of them only. What
-runs on Apache Kafka has the marker `kafka`; without Java or Maven it is skipped with the reason, or fails where
---require-kafka was given.
+Apache Kafka (or, once, on what --kafka or --broker name); with the marker `any_broker` on the first of them only, or on
+the one that the marker names, unless --slow is given. What runs on Apache Kafka has the marker `kafka`; without Java or
+Maven it is skipped with the reason, or fails where --require-kafka was given.
 """
 
 import contextlib
@@ -43,6 +43,8 @@ StartKafka = Callable[..., KafkaServer]
 OwnServer = EmbeddedServer | KafkaServer
 
 BROKERS = ("embedded", "apache")
+# Of a cluster that is there to be killed: it is not let in again before its last session is over.
+SOON_BACK = {"broker.session.timeout.ms": "1500", "broker.heartbeat.interval.ms": "300"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,8 +70,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             chosen = metafunc.config.getoption("--broker")
             kinds = (chosen,) if chosen else BROKERS
-        if metafunc.definition.get_closest_marker("any_broker"):
-            kinds = kinds[:1]
+        one = metafunc.definition.get_closest_marker("any_broker")
+        if one and not metafunc.config.getoption("--slow"):
+            kinds = one.args if set(one.args) & set(kinds) else kinds[:1]
         metafunc.parametrize("broker_kind", kinds, scope="session", indirect=True)
 
 
@@ -105,10 +108,12 @@ def broker_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def _server(request: pytest.FixtureRequest, kind: str, directory: Path) -> OwnServer:
+def _server(
+    request: pytest.FixtureRequest, kind: str, directory: Path, settings: Mapping[str, str] | None = None
+) -> OwnServer:
     if kind == "embedded":
         return EmbeddedServer(directory)
-    return KafkaServer(directory, request.getfixturevalue("libs"))
+    return KafkaServer(directory, request.getfixturevalue("libs"), settings=settings)
 
 
 @contextlib.contextmanager
@@ -192,7 +197,8 @@ def three_nodes(request: pytest.FixtureRequest, local: Local) -> Iterator[KafkaT
 def own_cluster(
     request: pytest.FixtureRequest, broker_kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OwnServer]:
-    with _started(_server(request, broker_kind, tmp_path_factory.mktemp(f"own-{broker_kind}"))) as server:
+    directory = tmp_path_factory.mktemp(f"own-{broker_kind}")
+    with _started(_server(request, broker_kind, directory, SOON_BACK)) as server:
         yield server
 
 

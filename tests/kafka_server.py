@@ -5,12 +5,16 @@
 2. A node keeps its address and its data over stop, kill and start; `close` leaves no process behind.
 3. Three nodes are set up by what sets them up in Apache Kafka's container image, from the same KAFKA_* variables.
 4. `clean` removes the messaging service's own topics and groups, and nothing else.
+5. Java finds a node's classes loaded and linked in an archive, made once for each machine: without it a start takes
+   twice the processor's time, and a test run starts some thirty nodes.
 
 Not here: fixtures and command line options (conftest).
 """
 
 import base64
 import contextlib
+import functools
+import hashlib
 import os
 import shutil
 import signal
@@ -45,6 +49,10 @@ MESSAGING_TOPICS = (
     "detector-loop",
 )
 QUARANTINE_TOPICS = tuple(f"{group}-quarantine{suffix}" for group in MESSAGING_GROUPS for suffix in ("", "-commands"))
+
+# Optimizing what it runs only slows a node that lives for seconds.
+JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_ARCHIVING = "-XX:ArchiveClassesAtExit"
 
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -88,7 +96,7 @@ def kafka_libs(version: str = KAFKA_VERSION) -> Path:
         if not list(Path(given).glob(f"kafka_2.13-{KAFKA_VERSION}.jar")):
             raise KafkaUnavailableError(f"{LIBS_VARIABLE}={given!r} does not hold Apache Kafka {KAFKA_VERSION}")
         return Path(given)
-    cache = Path(platformdirs.user_cache_dir("gokamsg-tests"))
+    cache = _cache()
     libs = cache / f"kafka-{version}"
     if libs.is_dir():  # complete by construction: it is renamed into place
         return libs
@@ -107,6 +115,38 @@ def kafka_libs(version: str = KAFKA_VERSION) -> Path:
         with contextlib.suppress(OSError):  # another test run was faster; its copy is as good
             fetched.rename(libs)
     return libs
+
+
+def _cache() -> Path:
+    return Path(platformdirs.user_cache_dir("gokamsg-tests"))
+
+
+@functools.cache
+def _prepared(libs: Path) -> tuple[str, ...]:
+    """Java's options for classes that lie ready; none where they cannot be made so.
+
+    The archive is made by a node that runs for a moment. Java goes without one that does not fit its jars.
+    """
+    java = Path(shutil.which("java") or "").resolve()
+    of = hashlib.sha256(f"{libs.resolve()} {java} {java.stat().st_mtime_ns}".encode()).hexdigest()
+    archive = _cache() / f"classes-{of[:16]}.jsa"
+    options = (f"-XX:SharedArchiveFile={archive}", "-Xlog:disable")
+    if archive.exists():
+        return options
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+            made = Path(scratch, "classes.jsa")
+            with contextlib.closing(
+                KafkaServer(Path(scratch, "node"), libs, jvm=(*JVM, f"{_ARCHIVING}={made}"))
+            ) as node:
+                node.start()
+                node.create_topics({"t": {"num_partitions": 1}})
+                node.stop()
+            made.rename(archive)
+    except (AssertionError, OSError, subprocess.SubprocessError):
+        return ()
+    return options
 
 
 class KafkaCluster:
@@ -131,7 +171,7 @@ class KafkaCluster:
     def clean(self) -> None:
         """Removes the messaging service's topics and groups; members that were killed are removed first."""
         with self.admin() as admin:
-            eventually("the service's groups are gone", lambda: self._drop_groups(admin), timeout_s=20, interval_s=0.2)
+            eventually("the service's groups are gone", lambda: self._drop_groups(admin), timeout_s=20)
             ours = {*MESSAGING_TOPICS, *QUARANTINE_TOPICS}
             if there := [topic for topic in admin.list_topics() if topic in ours]:
                 admin.delete_topics(there)
@@ -172,11 +212,11 @@ class KafkaServer(KafkaCluster):
         settings: Mapping[str, str] | None = None,
         listeners: Mapping[str, str] | None = None,
         users: Sequence[str] = (),
-        jvm: Sequence[str] = ("-Xmx512m", "-XX:+UseSerialGC"),
+        jvm: Sequence[str] | None = None,
     ) -> None:
         self._directory = directory
         self._libs = libs
-        self._jvm = list(jvm)
+        self._jvm = [*JVM, *_prepared(libs)] if jvm is None else list(jvm)
         self._settings = dict(settings or {})
         self._listeners = dict(listeners or {})
         self._users = list(users)
@@ -283,7 +323,8 @@ class KafkaServer(KafkaCluster):
             raise AssertionError(f"{arguments[0]} failed: {done.stdout}{done.stderr}")
 
     def _java(self) -> list[str]:
-        return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{self._libs}/*"]
+        options = [option for option in self._jvm if not option.startswith(_ARCHIVING)]
+        return ["java", *options, "-cp", f"{self._libs}/*"]
 
     def _spawn(self) -> None:
         command = ["java", *self._jvm, "-cp", f"{self._libs}/*", "kafka.Kafka", str(self._properties)]
@@ -340,7 +381,7 @@ class ContainerNode(KafkaServer):
     def __init__(self, directory: Path, libs: Path, *, environment: Mapping[str, str], port: int) -> None:
         self._environment = dict(environment)
         self._given_port = port
-        super().__init__(directory, libs, jvm=("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"))
+        super().__init__(directory, libs, jvm=(*JVM, "-Xmx256m", *_prepared(libs)))
 
     def _choose_ports(self) -> None:
         self._port = self._given_port

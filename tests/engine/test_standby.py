@@ -44,6 +44,7 @@ def _partitions(running: Running) -> int:
 
 
 @pytest.mark.goka("option: hot standby")
+@pytest.mark.any_broker
 @pytest.mark.parametrize("hot", [True, False], ids=["hot", "cold"])
 def test_a_standby_has_the_tables_of_the_others_when_they_go(
     scene: Scene,  # noqa: F811
@@ -82,6 +83,7 @@ def test_a_standby_has_the_tables_of_the_others_when_they_go(
 
 
 @pytest.mark.goka("option: recover ahead")
+@pytest.mark.any_broker
 @pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "not ahead"])
 def test_a_member_that_recovers_ahead_leaves_the_others_at_work_meanwhile(
     scene: Scene,  # noqa: F811

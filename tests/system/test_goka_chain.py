@@ -52,12 +52,14 @@ def test_gokamsg_writes_what_goka_writes(messaging: Messaging, goka: Goka, by_go
     assert by_goka.differences(ours) == []
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("role", ROLES)
 def test_one_process_of_goka_among_ours(messaging: Messaging, goka: Goka, by_goka: Outcome, role: str) -> None:
     mixed = chain.run(messaging, goka, SEED, of_goka=(role,))
     assert by_goka.differences(mixed) == []
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("role", ROLES)
 def test_one_process_of_ours_among_gokas(messaging: Messaging, goka: Goka, by_goka: Outcome, role: str) -> None:
     mixed = chain.run(messaging, goka, SEED, of_goka=[other for other in ROLES if other != role])

@@ -122,6 +122,7 @@ class Crew:
             say(f"{what}: {role} {shares}")
 
 
+@pytest.mark.any_broker("apache")  # where those are who move from Goka to us
 @pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_members_of_both_kinds_come_and_go_under_load(messaging: Messaging, goka: Goka, rounds: int) -> None:
     chain.make_topics(messaging.cluster)

@@ -5,12 +5,14 @@ run, and every table is as Kafka has it.
 """
 
 import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
 
-from tests.helpers import Processes, eventually
+from tests.helpers import Completed, Processes, eventually
 from tests.kafka_server import KafkaCluster
 from tests.system import fold
 from tests.system.messaging import Messaging
@@ -35,22 +37,25 @@ def planted(directory: Path) -> list[Path]:
     return found + [path for path in (Path("x-planted"), Path("/x-planted"), Path("/tmp/x-planted")) if path.exists()]
 
 
+def each(run: Callable[..., Completed], *commands: Sequence[str]) -> list[Completed]:
+    """Commands that have nothing to do with each other, side by side."""
+    with ThreadPoolExecutor(len(commands)) as pool:
+        return list(pool.map(lambda command: run(*command), commands))
+
+
 def test_no_name_reaches_a_path_a_shell_or_sql(messaging: Messaging, tmp_path: Path) -> None:
     everything = messaging.role("all")
     messaging.running(everything, "collector", "filter", "blocker", "translator", timeout_s=60)
     service = messaging.serve()
-    for name in NAMES:
-        messaging.done("send", name, name, f"to {name}")
-    messaging.done("translate", WORD, WORD)
+    each(messaging.done, ("translate", WORD, WORD), *(("send", name, name, f"to {name}") for name in NAMES))
     for name in NAMES:
         eventually("the feed shows it", lambda name=name: messaging.feed(name) == [f"to {name}"], timeout_s=20)  # type: ignore[misc]
-        shown = messaging.done("feed", name, "--json").stdout.splitlines()
-        assert [json.loads(line)["From"] for line in shown] == [name]
-        messaging.done("block", name)
+    for name, feed in zip(NAMES, each(messaging.done, *(("feed", name, "--json") for name in NAMES)), strict=True):
+        assert [json.loads(line)["From"] for line in feed.stdout.splitlines()] == [name]
+    each(messaging.done, *(("block", name) for name in NAMES))
     blocked = {name: {"Blocked": True} for name in NAMES}
     eventually("they are blocked", lambda: messaging.table("blocker-table") == blocked)
-    for name in NAMES:
-        messaging.done("unblock", name)
+    each(messaging.done, *(("unblock", name) for name in NAMES))
     nul = "a\0b"  # no argument can hold it, but a record's key can
     producer = KafkaProducer(bootstrap_servers=messaging.cluster.address)
     value = json.dumps({"From": nul, "To": nul, "Content": nul}).encode()
@@ -66,22 +71,26 @@ def test_no_name_reaches_a_path_a_shell_or_sql(messaging: Messaging, tmp_path: P
         return [json.loads(line) for line in listed.splitlines()]
 
     eventually("two are parked", lambda: len(parked()) == 2, timeout_s=20)
-    for record in parked():
+
+    def mended(record: dict[str, object]) -> None:
         messaging.done("quarantine", "list", "--key", str(record["key"]), *ours)
         messaging.done("quarantine", "edit", str(record["record"]), "--value", NAMES[2], *ours)
         retried = messaging.run("quarantine", "retry", "--key", str(record["key"]), *ours)
         assert retried.returncode == 1, retried
         messaging.done("quarantine", "drop", str(record["record"]), *ours)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(mended, parked()))
     assert parked() == []
-    for arguments in (
+    wrong = (
         ("process", "--role", NAMES[0]),
         ("verify", "--role", NAMES[1]),
         ("quarantine", "list", "--role", NAMES[2]),
         ("quarantine", "show", NAMES[0]),
         ("quarantine", "show", NAMES[1]),
         ("quarantine", "drop", f"{NAMES[0]}/0@0"),
-    ):
-        refused = messaging.run(*arguments)
+    )
+    for refused in each(messaging.run, *wrong):
         assert refused.returncode in (1, 2), refused
         assert "Traceback" not in refused.stderr, refused
 

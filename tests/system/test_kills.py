@@ -37,6 +37,15 @@ def _options(role: str) -> tuple[str, ...]:
     return DETECTION if role == "detector" else ()
 
 
+def _slower(seconds: float, limit_s: float) -> float:
+    """How many times slower than an idle machine this one is, looked at under load and where it matters."""
+    if seconds <= limit_s:
+        return 1.0
+    slow = slowness()
+    say(f"{seconds:.2f} s on a machine {slow:.1f} times slower than an idle one")
+    return slow
+
+
 def _block_events_are_exact(messaging: Messaging) -> None:
     sent = sum(record.key == SPAMMER for record in messaging.read("message_sent"))
     events = sum(record.key == SPAMMER for record in messaging.read("block_user"))
@@ -48,6 +57,7 @@ def _account(messaging: Messaging, ledger: Ledger) -> None:
     _block_events_are_exact(messaging)
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize(
     "kills_each", [2, pytest.param(10, marks=pytest.mark.slow)], ids=lambda number: f"{number} times each"
 )
@@ -66,11 +76,11 @@ def test_every_role_is_killed_and_restarted_under_load(messaging: Messaging, see
             pause(seconds=rng.uniform(0.0, 0.5))
             workers[role] = messaging.role(role, options=_options(role))
             seconds.append((messaging.commits_again(role, every_partition=False, timeout_s=30), role))
-        slow = slowness()
+        median = statistics.median(taken for taken, _ in seconds)
+        slow = _slower(median, CROWDED_RESTART_WITHIN_S)
         load.stop()
     say(f"back at work after (s): {', '.join(f'{role} {taken:.2f}' for taken, role in seconds)}")
-    median = statistics.median(taken for taken, _ in seconds)
-    say(f"median {median:.2f} s, {load.count} messages, a machine {slow:.1f} times slower than an idle one")
+    say(f"median {median:.2f} s, {load.count} messages")
     _account(messaging, load.ledger)
     assert median <= CROWDED_RESTART_WITHIN_S * slow, f"median {median:.2f} s of {sorted(seconds)}"
 
@@ -89,9 +99,9 @@ def test_a_killed_role_works_again_within_two_seconds(messaging: Messaging, seed
             worker.kill9()
             worker = messaging.role(role)
             seconds.append(messaging.commits_again(role, every_partition=False, timeout_s=30))
-        slow = slowness()
+        slow = _slower(statistics.median(seconds), RESTART_WITHIN_S)
         load.stop()
-    figures = f"{', '.join(f'{each:.2f}' for each in seconds)} s; {slow:.1f} times slower than an idle machine"
+    figures = f"{', '.join(f'{each:.2f}' for each in seconds)} s"
     say(f"{role}: back at work after {figures}")
     assert statistics.median(seconds) <= RESTART_WITHIN_S * slow, figures
 
@@ -124,18 +134,18 @@ def _taken_over(messaging: Messaging, seed: int, roles: tuple[str, ...], *, limi
     messaging.serve()
     load = Load(messaging, chatter(seed, spam=0.1), rate=100)
     with load, Drip(messaging.cluster, seed), ThreadPoolExecutor(len(roles)) as watchers:
-        for role in roles:
-            second = messaging.role(role, options=_options(role), state="other-host")
-            messaging.running(second, role, timeout_s=60)
+        second = {role: messaging.role(role, options=_options(role), state="other-host") for role in roles}
+        for role, process in second.items():
+            messaging.running(process, role, timeout_s=60)
         pause(seconds=rng.uniform(1.0, 2.0))
         for role in roles:
             first[role].kill9()
         watches = [watchers.submit(messaging.commits_again, role, every_partition=True, timeout_s=60) for role in roles]
         seconds = {role: watch.result() for role, watch in zip(roles, watches, strict=True)}
-        slow = slowness()
+        slow = _slower(max(seconds.values()), limit_s)
         load.stop()
     figures = ", ".join(f"{role} {taken:.1f} s" for role, taken in seconds.items())
-    say(f"all partitions at work again after: {figures}; {slow:.1f} times slower than an idle machine")
+    say(f"all partitions at work again after: {figures}")
     _account(messaging, load.ledger)
     assert max(seconds.values()) <= limit_s * slow, figures
 

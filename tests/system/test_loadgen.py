@@ -5,6 +5,8 @@ first part of what he sent until his unblocking; everybody else's messages all a
 message_sent, feeds one of message_received.
 """
 
+import pytest
+
 from tests.helpers import eventually
 from tests.system import fold
 from tests.system.messaging import Messaging
@@ -19,6 +21,7 @@ def _load(messaging: Messaging, count: int, seed: int) -> None:
     assert f"{count:,} accepted" in done.stdout + done.stderr, str(done)
 
 
+@pytest.mark.any_broker
 def test_bob_is_blocked_unblocked_and_blocked_again(messaging: Messaging, seed: int) -> None:
     everything = messaging.role("all")
     messaging.running(everything, "collector", "blocker", "filter", "translator", "detector", timeout_s=60)

@@ -9,6 +9,8 @@ import itertools
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pytest
+
 from tests.system import fold
 from tests.system.messaging import Ledger, Message, Messaging
 from tests.system.traffic import NO_DETECTION, chatter, write_file
@@ -26,6 +28,7 @@ def _messages(seed: int) -> list[Message]:
     return list(itertools.islice(itertools.chain.from_iterable(mixed), COUNT))
 
 
+@pytest.mark.any_broker
 def test_feeds_equal_an_independent_computation(messaging: Messaging, seed: int, tmp_path: Path) -> None:
     messages = _messages(seed)
     path = tmp_path / "messages.jsonl"

@@ -27,6 +27,7 @@ def _partitions(process: Process, role: str) -> set[int]:
     return numbers
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)], ids=lambda number: f"{number} times")
 def test_a_second_filter_and_collector_come_and_go(messaging: Messaging, seed: int, times: int) -> None:
     rng = random.Random(seed)

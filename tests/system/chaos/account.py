@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.helpers import eventually
@@ -38,9 +39,8 @@ class Account:
 
     def check_files(self, states: Sequence[Path]) -> None:
         """Local tables are what their changelogs say; nothing may be running."""
-        for state in states:
-            if state.exists():
-                self._try(lambda state=state: self._files(state))  # type: ignore[misc]
+        with ThreadPoolExecutor(len(states)) as pool:
+            list(pool.map(lambda state: self._try(lambda: self._files(state)), filter(Path.exists, states)))
 
     def check_logs(self, logs: Path) -> None:
         """No command showed a stack trace."""
