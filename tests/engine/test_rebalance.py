@@ -106,7 +106,7 @@ def test_a_member_asks_several_times_a_second_whether_its_group_rebalances(story
     """What another member left when it stopped rests until the next heartbeat: for up to a second it did."""
     asked: list[float] = []
     with story.at_work():
-        meddling = Meddling(story.broker.broker, "Heartbeat", lambda *_: asked.append(time.monotonic()), float("inf"))
+        meddling = Meddling(story.broker.control, "Heartbeat", lambda *_: asked.append(time.monotonic()), float("inf"))
         try:
             eventually("seven heartbeats", lambda: len(asked) >= 7, timeout_s=20)
         finally:
