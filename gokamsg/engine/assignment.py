@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from time import monotonic
 
 from gokamsg.engine.clients import Membership
 from gokamsg.engine.cluster import GroupClient, Marks, TableClient
@@ -34,6 +35,10 @@ from gokamsg.errors import BrokerUnavailableError, TransactionAbortedError
 
 TopicPartition = tuple[str, int]
 COMMITTED_WAIT_S = 0.3
+OPEN_TRANSACTION = (
+    "brokers end it when its timeout is over; if they do not, kafka-transactions.sh finds it (find-hanging) and ends it"
+    " (abort)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Assignment:
         self._assigned: set[TopicPartition] = set()
         self._membership: Membership | None = None
         self._undecided = True
+        self._undecided_since = monotonic()
         self._restoring: dict[int, dict[TopicPartition, int]] = {}
         self._lookups_open = False
         self._quarantine = topic if (topic := quarantine_of(graph.group)) in topic_ids else None
@@ -93,6 +99,20 @@ class Assignment:
     def settled(self) -> bool:
         """True when the group has assigned partitions, perhaps none, and every one of them is running."""
         return not self._undecided and not self._restoring and self._membership is not None
+
+    def standstill(self, after_s: float) -> str | None:
+        """Why no partition has come nearer to running for so long, in a sentence; None where one has."""
+        if self._undecided and self._membership is not None:
+            if monotonic() - self._undecided_since < after_s:
+                return None
+            what = f"offsets of group {self._graph.group!r} are"
+        else:
+            found = self.reader.standstill(after_s)
+            if found is None:
+                return None
+            topic, partition, position = found
+            what = f"what follows offset {position:,} of {topic}/{partition} is"
+        return f"{what} part of a transaction that is still open; {OPEN_TRANSACTION}"
 
     @property
     def standing_by(self) -> tuple[int, ...]:
@@ -119,7 +139,7 @@ class Assignment:
                 self._close(partition)
         self._assigned = set(partitions)
         self._membership = membership
-        self._undecided = bool(self._assigned)
+        self._undecide()
         self._restoring = {}
         if self._options.rebalance_callback is not None:
             self._options.rebalance_callback(tuple(sorted(wanted)))
@@ -127,7 +147,7 @@ class Assignment:
     def reload(self) -> None:
         """Bring the present partitions up again, after an outcome that was unknown."""
         self.suspend()
-        self._undecided = bool(self._assigned)
+        self._undecide()
 
     def revoke(self) -> None:
         """The group is taking its partitions back; the next assignment decides."""
@@ -166,6 +186,10 @@ class Assignment:
         """The processors that have begun to run since this was asked last, and still do."""
         started, self._started = self._started, []
         return started
+
+    def _undecide(self) -> None:
+        self._undecided = bool(self._assigned)
+        self._undecided_since = monotonic()
 
     # --- stages -------------------------------------------------------------------------------------------------
 

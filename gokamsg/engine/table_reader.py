@@ -63,7 +63,7 @@ class TableReader:
         self._update = update
         self.counts: dict[TopicPartition, TableCount] = {}
         self._readings: dict[TopicPartition, _Reading] = {}
-        self._stage_began = monotonic()
+        self._stage_began = self._moved_at = monotonic()
         self._stage: list[_Reading] = []
 
     def add(
@@ -74,7 +74,7 @@ class TableReader:
         key = (table.topic, table.partition)
         if all(reading.restored for reading in self._stage):
             self._stage = []
-            self._stage_began = monotonic()
+            self._stage_began = self._moved_at = monotonic()
         if table.position > end:
             table.discard()  # ahead of the log: the topic was truncated or made anew
         count = self.counts[key] = TableCount(table.position, end)
@@ -107,6 +107,13 @@ class TableReader:
         """True while a table is not restored yet."""
         return any(not reading.restored for reading in self._readings.values())
 
+    def standstill(self, after_s: float) -> tuple[str, int, int] | None:
+        """A table partition that is not restored, and the position it stands at, once nothing has come for so long."""
+        if monotonic() - self._moved_at < after_s:
+            return None
+        waiting = (reading.table for reading in self._readings.values() if not reading.restored)
+        return next(((table.topic, table.partition, table.position) for table in waiting), None)
+
     @property
     def idle(self) -> bool:
         """True when there is nothing to read."""
@@ -126,6 +133,8 @@ class TableReader:
             reading = self._readings.get(key)
             if reading is not None:
                 applied += self._apply(reading, batches)
+        if applied:
+            self._moved_at = monotonic()
         finished = False
         for key, reading in list(self._readings.items()):
             applied += self._advance(key, reading)

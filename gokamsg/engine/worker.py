@@ -37,6 +37,7 @@ IDLE_WAIT_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
 SILENCE_S = 2.0
+STANDSTILL_S = 5.0  # of a restore; the transaction of a worker that was killed is usually ended sooner
 PATIENT_TRIES = 3
 LONGEST_REST_S = 1.0
 
@@ -65,6 +66,7 @@ class Worker:
     ) -> None:
         self._silence: str | None = None  # the brokers do not answer
         self._refusal: str | None = None  # they refuse, again and again
+        self._standstill: str | None = None  # a restore waits for something
         self._refused = 0
         self._refused_at = -1  # how many commits there were
         self._inputs = inputs
@@ -121,6 +123,7 @@ class Worker:
         batches = self._inputs.poll(self._wait_s())
         self._watch_connection()
         self._watch_refusals()
+        self._watch_restore()
         self._follow_membership()
         if self._unsettled:
             return  # nothing is begun before the last outcome is known
@@ -302,7 +305,7 @@ class Worker:
     @property
     def notice(self) -> str | None:
         """Why there is no progress, in a sentence; None while there is."""
-        return self._silence or self._refusal
+        return self._silence or self._refusal or self._standstill
 
     def _watch_connection(self) -> None:
         """Say once that the brokers are gone, and once that they are back; the clients go on trying by themselves."""
@@ -344,6 +347,16 @@ class Worker:
         if self._refusal is not None and self._refused_at != self._counters.commits:
             log.warning("transactions are committed again; going on")
             self._refusal = None
+
+    def _watch_restore(self) -> None:
+        standstill = None if self._silence else self._assignment.standstill(STANDSTILL_S)
+        if standstill:
+            if not self._standstill:
+                log.warning("%s", standstill)
+            self._standstill = standstill
+        elif self._standstill and self._assignment.settled:
+            log.warning("the transaction has ended; going on")
+            self._standstill = None
 
     def _flush_tables(self) -> None:
         """Bring committed rows to the files in bulk: when there are many, or when there is time."""

@@ -1,5 +1,6 @@
 """Processors on a real cluster: what callbacks do is there once, whole, and in order, over restarts and rebalances."""
 
+import re
 import shutil
 import time
 from collections import Counter
@@ -108,8 +109,11 @@ def test_nothing_is_handled_before_every_transaction_on_the_changelog_is_decided
         scene.produce(source, [("k", "x")])
         with scene.running(counting(group, source), state_dir=tmp_path / "another") as running:
             assert not running.processor.wait_for_ready(2.0)
+            notice = eventually("it says why", lambda: running.processor.status().notice, timeout_s=15)
+            assert re.search(rf"{group}-table\b.* transaction .*still open", notice)
             owner.commit_transaction()
             running.caught_up(1)
+            eventually("it is said no more", lambda: running.processor.status().notice is None)
     assert scene.table(f"{group}-table") == {"k": b"11"}
 
 
