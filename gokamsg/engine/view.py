@@ -20,7 +20,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from gokamsg.engine.clients import ClientConfig
+from gokamsg.engine.clients import ClientConfig, Patience
 from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.codec import Codec
 from gokamsg.engine.counts import TableStats
@@ -38,7 +38,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RECONNECT_S = 1.0
-POLL_S = 0.5  # so long may stop() take to be noticed
+POLL_S = 0.5
 FLUSH_ROWS = 2_000
 CACHE_BYTES = 64 << 20
 VIEWS = "view"
@@ -77,6 +77,7 @@ class View(Generic[T]):
         self._subscribers: list[Callable[[str], None]] = []
         self._signal: Signal[ViewState] = Signal(ViewState.IDLE)
         self._stopping = threading.Event()
+        self._patience = Patience()
         self._applied = threading.Condition()
         self._failure: Exception | None = None
         self._ended = False
@@ -137,6 +138,7 @@ class View(Generic[T]):
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ends the view; what it holds is stored."""
+        self._patience.hurry()
         self._stopping.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
@@ -259,7 +261,7 @@ class View(Generic[T]):
         tables = Tables(build, cache_bytes=CACHE_BYTES, shares=len(numbers))
         stack.callback(tables.close_all)
         opened = {number: tables.open(self._topic, number, topic.topic_id) for number in numbers}
-        consumer = self._cluster.table_consumer()
+        consumer = self._cluster.table_consumer(patience=self._patience)
         stack.callback(consumer.close)
         self._partition_of = Partitioner(topic.partitions, self._hasher)
         self._tables = opened

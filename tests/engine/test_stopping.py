@@ -4,6 +4,7 @@ Invariants: run() returns within STOP_S of stop(), without an error; what could 
 brokers let it, so that nobody waits for it; the next worker handles every record, exactly-once once and in order.
 """
 
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from gokamsg.broker.codes import Code
 from gokamsg.broker.control import Delay
+from gokamsg.engine import ClientConfig, Int64, View
 from tests.engine.broken_broker import KEYS, Meddling, Story, counting
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.engine.test_refused_requests import refusal
@@ -114,3 +116,21 @@ def test_a_worker_stops_in_time_when_the_broker_stands_still(
         with scene.running(graph):
             eventually("all is handled", lambda: len(scene.read("sink")) >= sent, timeout_s=40)
         assert {key: int(value) for key, value in scene.table("group-table").items()} == dict.fromkeys(KEYS, 400)
+
+
+def test_who_has_nothing_to_do_stops_at_once(embedded_story: Story) -> None:
+    """A poll that waits for data is left; it would wait for half a second."""
+    story = embedded_story
+    took = []
+    for _ in range(3):
+        with story.at_work() as running:
+            eventually("it is idle", lambda: running.processor.status().commits and story.through())
+            took.append(stopped(running))
+        view = View(ClientConfig(story.broker.address), story.table, Int64())
+        view.start()
+        assert view.wait_running(20)
+        began = time.monotonic()
+        view.stop()
+        took.append(time.monotonic() - began)
+    say(f"stopped in {', '.join(f'{each:.2f}' for each in took)} s")
+    assert statistics.median(took) < 0.3 * slowness()

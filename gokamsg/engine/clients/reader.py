@@ -32,6 +32,10 @@ _LAST_S = 0.05  # for what takes no more than a turn of the I/O thread
 _PATIENCE_MS = 20  # a fetch that has data comes back sooner
 
 
+class _WokenError(Exception):
+    """A wait for data is not worth while any more."""
+
+
 class BatchReader:
     """A read-committed KafkaConsumer that hands out record batches and never decides about offsets by itself."""
 
@@ -55,12 +59,14 @@ class BatchReader:
             **settings,
         )
         install(self._consumer)
-        self._hurry_when_told(self._consumer._net)
         self._subscription = self._consumer._subscription
         self._fetcher = self._consumer._fetcher
+        self._fetching = False
+        self._hurry_when_told(self._consumer._net)
+        self._note_fetches()
 
     def poll(self, timeout_s: float) -> Batches:
-        """The batches that arrive within the time, in order per partition; {} when none do.
+        """The batches that arrive within the time, in order per partition; {} when none do, or the owner is to stop.
 
         PositionLostError names partitions whose position is not in the log (the start moved, or the log was cut): they
         stand still, and the error comes again at every poll, until the caller seeks.
@@ -75,6 +81,8 @@ class BatchReader:
             if not polled:
                 left_ms = max(0, int((deadline - time.monotonic()) * 1000))
                 polled = self._consumer.poll(timeout_ms=left_ms, max_records=MAX_BATCHES)
+        except _WokenError:
+            return {}
         except kafka_errors.OffsetOutOfRangeError as error:
             positions = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
             raise self._lost(positions) from error
@@ -180,11 +188,17 @@ class BatchReader:
                 finally:
                     event.set()
 
+            def answered_or_woken(timeout_s: float) -> bool:
+                return event.wait(timeout_s) or (self._fetching and self._patience.hurried)
+
             with net._pending_waiters_lock:
                 net._pending_waiters[event] = answer  # woken when the I/O thread ends
             try:
                 net.call_soon_threadsafe(answered)
-                if not self._patience.wait(event.wait, math.inf, spared_s=self._spared_s) and not event.wait(_LAST_S):
+                self._patience.wait(answered_or_woken, math.inf, spared_s=self._spared_s)
+                if not event.is_set() and self._fetching and self._patience.hurried:
+                    raise _WokenError
+                if not event.wait(_LAST_S):
                     raise BrokerUnavailableError("not answered before the stop")
             finally:
                 with net._pending_waiters_lock:
@@ -194,6 +208,19 @@ class BatchReader:
             return answer["value"]
 
         net.run = run_patiently
+
+    def _note_fetches(self) -> None:
+        # Waiting for data is the one part of a poll that can be left at any moment; a rebalance is not.
+        fetch = self._fetcher.fetch_records
+
+        def fetch_records(*args: Any, **options: Any) -> Any:
+            self._fetching = True
+            try:
+                return fetch(*args, **options)
+            finally:
+                self._fetching = False
+
+        self._fetcher.fetch_records = fetch_records
 
     def _know(self, partitions: Collection[TopicPart]) -> None:
         # kafka-python leaves partitions of a topic that it does not know yet out of its answer.
