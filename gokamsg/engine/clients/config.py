@@ -66,7 +66,7 @@ class ClientConfig:
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     request_timeout_ms: int = 10_000
     session_timeout_ms: int = 10_000
-    heartbeat_interval_ms: int = 250
+    heartbeat_interval_ms: int = 400
     fetch_max_wait_ms: int = 5_000
     security: Mapping[str, Any] = field(init=False, repr=False, compare=False)
 

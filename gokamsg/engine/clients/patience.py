@@ -5,14 +5,16 @@ What a stop gives up is safe with the brokers: a transaction that was not commit
 whose end was asked for is settled by them, or by whoever has its transactional id next. Some of the time is spared for
 what comes later in a stop, so that a commit without an answer leaves enough to abort it, and to leave the group.
 
-hurry() may be called from any thread and from a signal handler; a wait under way notices within LOOK_EVERY_S. Leaf.
+hurry() may be called from any thread and from a signal handler; a wait under way notices within LOOK_EVERY_S, and one
+with an alarm at once. Leaf.
 """
 
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from gokamsg.errors import BrokerUnavailableError
@@ -27,15 +29,46 @@ SPARED_BY_ABORT_S = 0.4
 SPARED_BY_LEAVE_S = 0.2
 
 
+class Alarm:
+    """Wakes one thread. As an Event, but a signal handler may set it: no lock is held to do so."""
+
+    __slots__ = ("_asleep",)
+
+    def __init__(self) -> None:
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def set(self) -> None:
+        with suppress(RuntimeError):  # set before, and not waited for since
+            self._asleep.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it was set, since it was last waited for, within the time."""
+        return self._asleep.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX))
+
+
 class Patience:
     """See the module."""
 
     def __init__(self) -> None:
         self._end = math.inf
+        self._alarms: list[Alarm] = []
 
     def hurry(self) -> None:
         """The worker is to stop."""
         self._end = min(self._end, time.monotonic() + STOP_S)
+        for alarm in tuple(self._alarms):
+            alarm.set()
+
+    @contextmanager
+    def alarm(self) -> Iterator["Alarm"]:
+        """One that hurry() sets too, for a wait that is long where nothing happens."""
+        alarm = Alarm()
+        self._alarms.append(alarm)
+        try:
+            yield alarm
+        finally:
+            self._alarms.remove(alarm)
 
     @property
     def hurried(self) -> bool:

@@ -177,8 +177,8 @@ class BatchReader:
         def run_patiently(coroutine: Any, *args: Any) -> Any:
             if net._io_thread in (None, threading.current_thread()) or net._exception is not None:
                 return run(coroutine, *args)
-            event = threading.Event()
             answer: dict[str, Any] = {"value": None, "exception": None}
+            done: list[bool] = []
 
             async def answered() -> None:
                 try:
@@ -186,23 +186,23 @@ class BatchReader:
                 except BaseException as error:  # the waiting thread raises it
                     answer["exception"] = answer["exception"] or error
                 finally:
-                    event.set()
+                    done.append(True)
+                    alarm.set()
 
-            def answered_or_woken(timeout_s: float) -> bool:
-                return event.wait(timeout_s) or (self._fetching and self._patience.hurried)
-
-            with net._pending_waiters_lock:
-                net._pending_waiters[event] = answer  # woken when the I/O thread ends
-            try:
-                net.call_soon_threadsafe(answered)
-                self._patience.wait(answered_or_woken, math.inf, spared_s=self._spared_s)
-                if not event.is_set() and self._fetching and self._patience.hurried:
-                    raise _WokenError
-                if not event.wait(_LAST_S):
-                    raise BrokerUnavailableError("not answered before the stop")
-            finally:
+            with self._patience.alarm() as alarm:
                 with net._pending_waiters_lock:
-                    net._pending_waiters.pop(event, None)
+                    net._pending_waiters[alarm] = answer  # set, with an exception, when the I/O thread ends
+                try:
+                    net.call_soon_threadsafe(answered)
+                    while not (done or answer["exception"]):
+                        if self._fetching and self._patience.hurried:
+                            raise _WokenError
+                        left_s = self._patience.left_s(math.inf, spared_s=self._spared_s)
+                        if not alarm.wait(left_s or _LAST_S) and not left_s:
+                            raise BrokerUnavailableError("not answered before the stop")
+                finally:
+                    with net._pending_waiters_lock:
+                        net._pending_waiters.pop(alarm, None)
             if answer["exception"] is not None:
                 raise answer["exception"]
             return answer["value"]
