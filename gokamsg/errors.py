@@ -21,6 +21,10 @@ class BrokerUnavailableError(GokamsgError):
     """No Kafka broker answers at the given addresses, or it refuses us."""
 
 
+class OffsetsPendingError(BrokerUnavailableError):
+    """Committed offsets are not told yet: a transaction that they are part of is still open."""
+
+
 class TopicError(GokamsgError):
     """A topic is missing, or has another partition count or cleanup policy than is needed."""
 

@@ -31,7 +31,7 @@ from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.quarantine.partition import Quarantine
 from gokamsg.engine.table_reader import TableReader
 from gokamsg.engine.tables import Tables
-from gokamsg.errors import BrokerUnavailableError, TransactionAbortedError
+from gokamsg.errors import BrokerUnavailableError, OffsetsPendingError, TransactionAbortedError
 
 TopicPartition = tuple[str, int]
 COMMITTED_WAIT_S = 0.3
@@ -83,6 +83,7 @@ class Assignment:
         self._membership: Membership | None = None
         self._undecided = True
         self._undecided_since = monotonic()
+        self._undecided_why: str | None = None
         self._restoring: dict[int, dict[TopicPartition, int]] = {}
         self._lookups_open = False
         self._quarantine = topic if (topic := quarantine_of(graph.group)) in topic_ids else None
@@ -103,16 +104,15 @@ class Assignment:
     def standstill(self, after_s: float) -> str | None:
         """Why no partition has come nearer to running for so long, in a sentence; None where one has."""
         if self._undecided and self._membership is not None:
-            if monotonic() - self._undecided_since < after_s:
-                return None
-            what = f"offsets of group {self._graph.group!r} are"
-        else:
-            found = self.reader.standstill(after_s)
-            if found is None:
-                return None
-            topic, partition, position = found
-            what = f"what follows offset {position:,} of {topic}/{partition} is"
-        return f"{what} part of a transaction that is still open; {OPEN_TRANSACTION}"
+            return self._undecided_why if monotonic() - self._undecided_since >= after_s else None
+        found = self.reader.standstill(after_s)
+        if found is None:
+            return None
+        topic, partition, position = found
+        return (
+            f"what follows offset {position:,} of {topic}/{partition} is part of a transaction that is still open;"
+            f" {OPEN_TRANSACTION}"
+        )
 
     @property
     def standing_by(self) -> tuple[int, ...]:
@@ -190,6 +190,7 @@ class Assignment:
     def _undecide(self) -> None:
         self._undecided = bool(self._assigned)
         self._undecided_since = monotonic()
+        self._undecided_why = None
 
     # --- stages -------------------------------------------------------------------------------------------------
 
@@ -210,8 +211,12 @@ class Assignment:
         assigned = sorted(self._assigned)
         try:
             committed = inputs.committed(assigned, COMMITTED_WAIT_S)
-        except BrokerUnavailableError:
-            return  # mostly a transaction of a previous owner that is still pending; asked again after the next poll
+        except OffsetsPendingError as error:  # a previous owner's; asked again after the next poll, as below
+            self._undecided_why = f"{error}; {OPEN_TRANSACTION}"
+            return
+        except BrokerUnavailableError as error:
+            self._undecided_why = f"the group's offsets are not told: {error}"
+            return
         partitions = sorted({partition for _, partition in assigned})
         own_ends = self._own_ends(partitions)
         try:

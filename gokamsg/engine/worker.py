@@ -355,7 +355,7 @@ class Worker:
                 log.warning("%s", standstill)
             self._standstill = standstill
         elif self._standstill and self._assignment.settled:
-            log.warning("the transaction has ended; going on")
+            log.warning("every partition is restored; going on")
             self._standstill = None
 
     def _flush_tables(self) -> None:

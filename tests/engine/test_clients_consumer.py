@@ -23,6 +23,7 @@ from gokamsg.errors import (
     BrokerUnavailableError,
     GokamsgError,
     IdentityError,
+    OffsetsPendingError,
     PositionLostError,
     TopicError,
     TransactionAbortedError,
@@ -266,7 +267,7 @@ def test_committed_waits_while_a_transaction_of_the_offsets_is_pending(
         offsets = {TopicPartition(topic, 0): OffsetAndMetadata(5, "", -1)}
         producer.send_offsets_to_transaction(offsets, consumer._consumer.group_metadata())
         started = time.monotonic()
-        with pytest.raises(BrokerUnavailableError):
+        with pytest.raises(OffsetsPendingError):
             consumer.committed([(topic, 0)], timeout_s=0.5)
         assert 0.4 < time.monotonic() - started < 3
         producer.commit_transaction()

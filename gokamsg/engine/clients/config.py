@@ -220,6 +220,8 @@ def _cause(config: ClientConfig, error: Exception, attempts: Attempts | None) ->
                 f"something listens, but does not serve clients that speak {protocol}; it may want a login: check "
                 "security.protocol"
             )
+        if attempts is None:
+            return "connections are accepted, but a request was not answered in time"
         return (
             f"something listens, but does not answer as a Kafka broker speaking {protocol} within "
             f"{BOOTSTRAP_TIMEOUT_S:g} s; check security.protocol, certificates and the port"

@@ -25,7 +25,13 @@ from gokamsg.engine.clients.assignor import CopartitionAssignor
 from gokamsg.engine.clients.config import ClientConfig, connecting
 from gokamsg.engine.clients.patience import SPARED_BY_LEAVE_S, Patience
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
-from gokamsg.errors import BrokerUnavailableError, GokamsgError, IdentityError, TransactionAbortedError
+from gokamsg.errors import (
+    BrokerUnavailableError,
+    GokamsgError,
+    IdentityError,
+    OffsetsPendingError,
+    TransactionAbortedError,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class GroupConsumer(BatchReader):
         self._instance_id = instance_id
         self._events: list[Event] = []
         self._fatal: IdentityError | None = None
+        self._offsets_pending = False  # by the last answer
         self._finished_join: tuple[Any, Any, float] | None = None
         self._membership = Membership(group, -1, "", instance_id)
         super().__init__(
@@ -94,6 +101,7 @@ class GroupConsumer(BatchReader):
         )
         self._coordinator = self._consumer._coordinator
         self._watch_heartbeats()
+        self._note_pending_offsets()
         self._keep_finished_joins()
         self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
         try:
@@ -138,11 +146,20 @@ class GroupConsumer(BatchReader):
     def committed(self, partitions: Collection[TopicPart], timeout_s: float = 30.0) -> dict[TopicPart, int | None]:
         """The group's committed offsets, None where there is none.
 
-        Waits while a transaction of them is being decided. BrokerUnavailableError when that takes longer than the time.
+        Waits while a transaction of them is being decided: OffsetsPendingError when that takes longer than the time,
+        BrokerUnavailableError when no answer comes.
         """
         wanted = [TopicPartition(topic, partition) for topic, partition in partitions]
-        with connecting(self._config):
-            found = self._coordinator.fetch_committed_offsets(wanted, timeout_ms=timeout_s * 1000)
+        self._offsets_pending = False
+        try:
+            with connecting(self._config):
+                found = self._coordinator.fetch_committed_offsets(wanted, timeout_ms=timeout_s * 1000)
+        except BrokerUnavailableError as error:
+            if self._offsets_pending:
+                raise OffsetsPendingError(
+                    f"offsets of group {self._group!r} are part of a transaction that is still open"
+                ) from error
+            raise
         return {(tp.topic, tp.partition): found[tp].offset if tp in found else None for tp in wanted}
 
     def commit(self, offsets: Mapping[TopicPart, int], membership: Membership, timeout_s: float = 10.0) -> None:
@@ -196,6 +213,20 @@ class GroupConsumer(BatchReader):
                 raise
 
         self._coordinator._handle_heartbeat_response = watch
+
+    def _note_pending_offsets(self) -> None:
+        # kafka-python asks again until the time is over, and then says only that.
+        handle = self._coordinator._handle_offset_fetch_response
+
+        def note(response: Any) -> Any:
+            self._offsets_pending = False
+            try:
+                return handle(response)
+            except kafka_errors.UnstableOffsetCommitError:
+                self._offsets_pending = True
+                raise
+
+        self._coordinator._handle_offset_fetch_response = note
 
     def _keep_finished_joins(self) -> None:
         # kafka-python forgets a join that finishes between two polls and joins once more, which rebalances everybody.

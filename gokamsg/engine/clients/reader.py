@@ -29,6 +29,7 @@ FETCH_BYTES = 8 << 20  # of one broker's answer, so of one poll
 PARTITION_FETCH_BYTES = 1 << 20
 _TOPIC_WAIT_S = 1.0
 _LAST_S = 0.05  # for what takes no more than a turn of the I/O thread
+_LEADER_PAUSE_S = 0.05  # a partition whose leader is being elected is asked for so often
 _PATIENCE_MS = 20  # a fetch that has data comes back sooner
 
 
@@ -120,8 +121,9 @@ class BatchReader:
         """Where each log starts."""
         self._know(partitions)
         self._unpark()
+        fetcher = self._asking(IsolationLevel.READ_UNCOMMITTED)
         with connecting(self._config):
-            return _ours(self._fetcher.beginning_offsets(_kafka(partitions), timeout_s * 1000))
+            return _ours(fetcher.beginning_offsets(_kafka(partitions), timeout_s * 1000))
 
     def end_offsets(
         self, partitions: Collection[TopicPart], *, read_committed: bool = False, timeout_s: float = 10.0
@@ -131,8 +133,7 @@ class BatchReader:
             return {}
         self._know(partitions)
         self._unpark()
-        fetcher = copy.copy(self._fetcher)  # shares the connections; only its isolation level is its own
-        fetcher._isolation_level = IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED
+        fetcher = self._asking(IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED)
         with connecting(self._config):
             return _ours(fetcher.end_offsets(_kafka(partitions), timeout_s * 1000))
 
@@ -221,6 +222,24 @@ class BatchReader:
                 self._fetching = False
 
         self._fetcher.fetch_records = fetch_records
+
+    def _asking(self, isolation_level: IsolationLevel) -> Any:
+        """A fetcher for questions about the log; it shares the consumer's connections."""
+        fetcher = copy.copy(self._fetcher)
+        fetcher._isolation_level = isolation_level
+        ask, net = fetcher._send_list_offsets_requests, self._consumer._net
+
+        async def ask_the_leader(timestamps: Any) -> Any:
+            # kafka-python asks whoever does not lead a partition any more again and again, without a pause, until its
+            # metadata is renewed for another reason: up to a minute.
+            found, moved = await ask(timestamps)
+            if moved:
+                await net.sleep(_LEADER_PAUSE_S)
+                raise kafka_errors.StaleMetadata
+            return found, moved
+
+        fetcher._send_list_offsets_requests = ask_the_leader
+        return fetcher
 
     def _know(self, partitions: Collection[TopicPart]) -> None:
         # kafka-python leaves partitions of a topic that it does not know yet out of its answer.
