@@ -105,7 +105,7 @@ def test_a_command_for_a_role_that_does_not_run_says_so_and_is_done_later(messag
     (bad,) = (row for row in _listed(messaging) if row["error"])
     late = messaging.run("quarantine", "drop", str(bad["record"]))
     assert late.returncode == 1, str(late)
-    assert "gokamsg process --role filter" in late.stderr
+    assert "no filter is running; it is done as soon as one is: gokamsg process --role filter" in late.stderr
     messaging.running(messaging.role("filter"), "filter")
     eventually("the command is done", lambda: len(_listed(messaging)) == 1, timeout_s=20)
     messaging.done("quarantine", "retry")
