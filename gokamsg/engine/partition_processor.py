@@ -77,6 +77,8 @@ class _Unusable:
         self.error = error
 
 
+_FEW = 8  # values, that are decoded one by one to find a bad one
+
 _HELD = _Unusable(None)
 """Stands for the value of a record whose key is parked."""
 
@@ -304,7 +306,10 @@ def _decode(codec: Codec[Any], raw: Sequence[bytes | None], null: Any) -> tuple[
         try:
             return decode_many(raw), False
         except CodecError:
-            pass  # one of them is bad: find out which, below
+            if len(raw) > _FEW:  # one of them is bad; the half without it is still decoded in one call
+                half = len(raw) // 2
+                (left, mixed), (right, also) = _decode(codec, raw[:half], null), _decode(codec, raw[half:], null)
+                return [*left, *right], mixed or also
     values: list[Any] = []
     mixed = False
     decode = codec.decode

@@ -121,7 +121,7 @@ class RecordBatch:
 class Records:
     """The records of one batch, by index: parallel sequences of offsets, keys and values."""
 
-    __slots__ = ("_batch", "_data", "_first", "_starts", "has_headers", "keys", "offsets", "values")
+    __slots__ = ("_batch", "_data", "_first", "_starts", "_walked", "has_headers", "keys", "offsets", "values")
 
     def __init__(
         self,
@@ -134,7 +134,8 @@ class Records:
     ) -> None:
         self._batch = batch
         self._data = data
-        self._starts: list[int] | None = None
+        self._starts: list[int] = []
+        self._walked = 0  # bytes of the data, to where the next start is
         self._first = 0  # records before start_offset, left out
         self.has_headers = has_headers
         base = batch.base_offset
@@ -162,7 +163,7 @@ class Records:
         """Milliseconds since the epoch; the broker's time where the topic says so."""
         if self._batch.attributes & _LOG_APPEND_TIME:
             return self._batch.max_timestamp
-        delta, _ = _varint(self._data, self._record_starts()[index + self._first] + 1)
+        delta, _ = _varint(self._data, self._record_start(index + self._first) + 1)
         return self._batch.base_timestamp + delta
 
     def headers(self, index: int) -> list[tuple[str, bytes | None]]:
@@ -170,7 +171,7 @@ class Records:
         if not self.has_headers:
             return []
         data = self._data
-        _, pos = _varint(data, self._record_starts()[index + self._first] + 1)
+        _, pos = _varint(data, self._record_start(index + self._first) + 1)
         _, pos = _varint(data, pos)
         for _ in range(2):
             size, pos = _varint(data, pos)
@@ -185,29 +186,27 @@ class Records:
             pos += max(size, 0)
         return headers
 
-    def _record_starts(self) -> list[int]:
-        if self._starts is None:
-            starts = []
-            pos = 0
-            data = self._data
-            for _ in range(self._batch.count):
-                head = data[pos]  # as in _split()
-                if head < 128:
-                    pos += 1
-                    size = head >> 1
-                elif (tail := data[pos + 1]) < 128:
-                    pos += 2
-                    size = (head & 127) >> 1 | tail << 6
-                else:
-                    size, pos = _varint(data, pos)
-                starts.append(pos)
-                pos += size
-            self._starts = starts
-        return self._starts
+    def _record_start(self, number: int) -> int:
+        """Where a record's attributes are; what lies before it is walked through once."""
+        starts, data, pos = self._starts, self._data, self._walked
+        for _ in range(len(starts), number + 1):
+            head = data[pos]  # as in _split()
+            if head < 128:
+                pos += 1
+                size = head >> 1
+            elif (tail := data[pos + 1]) < 128:
+                pos += 2
+                size = (head & 127) >> 1 | tail << 6
+            else:
+                size, pos = _varint(data, pos)
+            starts.append(pos)
+            pos += size
+        self._walked = pos
+        return starts[number]
 
     def _deltas(self) -> Iterator[int]:
-        for start in self._record_starts():
-            _, pos = _varint(self._data, start + 1)
+        for number in range(self._batch.count):
+            _, pos = _varint(self._data, self._record_start(number) + 1)
             yield _varint(self._data, pos)[0]
 
 

@@ -60,8 +60,7 @@ class ParkedRecord:
 
     def encode(self) -> bytes:
         """The row's value."""
-        told: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        del told["value"]
+        told: dict[str, Any] = {name: getattr(self, name) for name in _TOLD}
         told["is_null"] = self.value is None
         told["key"] = bytes_to_text(self.key)
         told["headers"] = [(name, bytes_to_text(value)) for name, value in self.headers]
@@ -81,6 +80,9 @@ class ParkedRecord:
             return cls(value=value, **told)
         except (ValueError, TypeError, KeyError) as error:
             raise CodecError(f"a row of the quarantine cannot be read: {error}") from error
+
+
+_TOLD = tuple(field.name for field in fields(ParkedRecord) if field.name != "value")
 
 
 class OneRecord:
