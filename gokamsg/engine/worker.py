@@ -19,6 +19,7 @@ from gokamsg.engine.assignment import Assignment
 from gokamsg.engine.clients import Assigned, Patience
 from gokamsg.engine.clock import Clock
 from gokamsg.engine.cluster import GroupClient
+from gokamsg.engine.flood import Flood
 from gokamsg.engine.guarantee import AtLeastOnce, Delivery, UncommittedError, UnsettledError
 from gokamsg.engine.options import OnError
 from gokamsg.engine.output import Outputs
@@ -39,6 +40,7 @@ FLUSH_AGE_S = 2.0
 SILENCE_S = 2.0
 STANDSTILL_S = 5.0  # of a restore; the transaction of a worker that was killed is usually ended sooner
 PATIENT_TRIES = 3
+LOOK = "'gokamsg quarantine list' shows them all"
 LONGEST_REST_S = 1.0
 
 TopicPartition = tuple[str, int]
@@ -84,6 +86,8 @@ class Worker:
         self._visits = visits
         self._patience = patience
         self._unsettled = False
+        what, rest = ("skipped", "more") if on_error == "skip" else ("in quarantine", "more; " + LOOK)
+        self._bad_ones = Flood(lambda line: log.warning("%s: %s", what, line), self._now, rest)
         self._connected_at = self._flushed_at = self._now()
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -124,6 +128,7 @@ class Worker:
         self._watch_connection()
         self._watch_refusals()
         self._watch_restore()
+        self._bad_ones.look()
         self._follow_membership()
         if self._unsettled:
             return  # nothing is begun before the last outcome is known
@@ -162,6 +167,7 @@ class Worker:
     def finish(self) -> None:
         """Commit what is open, as the last thing before a stop; what cannot be committed is handled again by whoever
         has the partition next."""
+        self._bad_ones.end()
         try:
             self._transaction.commit(self._assignment)
         except UncommittedError as error:
@@ -173,6 +179,7 @@ class Worker:
 
     def abandon(self) -> None:
         """After an error that ends the worker: abort what is open, so that nobody downstream waits for it."""
+        self._bad_ones.end()
         if self._transaction.is_open:
             self._transaction.abort(self._assignment)
 
@@ -258,9 +265,8 @@ class Worker:
             raise ProcessingError(
                 f"{record}; put such records aside with --on-error quarantine, or mend the callback and start again"
             ) from record.error
-        parks = self._on_error == "quarantine"
-        log.warning("%s: %s", "in quarantine" if parks else "skipped", record)
-        return parks
+        self._bad_ones.add(record)
+        return self._on_error == "quarantine"
 
     # --- when things break --------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ Owned by the worker's thread.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from gokamsg.engine.context import Handled
 from gokamsg.engine.output import OutputTopic
 from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.quarantine.commands import DROP, EDIT, RETRY, Command, Inbox
+from gokamsg.engine.quarantine.reason import traceback_of, words_of
 from gokamsg.engine.quarantine.record import ParkedRecord
 from gokamsg.errors import CodecError, ProcessingError
 
@@ -97,8 +97,8 @@ class Quarantine:
             headers=tuple(records.headers(index)),
             timestamp_ms=records.timestamp(index),
             parked_ms=now_ms,
-            error="" if error is None else _words(error),
-            traceback="" if error is None else "".join(traceback.format_exception(error)),
+            error="" if error is None else words_of(error),
+            traceback="" if error is None else traceback_of(error),
             tries=0 if error is None else 1,
         )
         self._sequence += 1
@@ -196,8 +196,7 @@ class Quarantine:
             record = ParkedRecord.decode(row)
             error = retry(record)
             if error is not None:
-                text = "".join(traceback.format_exception(error))
-                failed = replace(record, error=_words(error), traceback=text, tries=record.tries + 1)
+                failed = replace(record, error=words_of(error), traceback=traceback_of(error), tries=record.tries + 1)
                 self._put(record.row_key, failed.encode())
                 break
             self._put(waiting.pop(0), None)
@@ -226,7 +225,3 @@ class Quarantine:
             self._table.delete(key)
         else:
             self._table.put(key, value)
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
