@@ -12,6 +12,7 @@ Owned by the worker's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -303,13 +304,12 @@ def _decode(codec: Codec[Any], raw: Sequence[bytes | None], null: Any) -> tuple[
     """The decoded values, in one call where the codec can; True with them when some are _Unusable."""
     decode_many = getattr(codec, "decode_many", None)
     if decode_many is not None and None not in raw:
-        try:
+        with suppress(CodecError):
             return decode_many(raw), False
-        except CodecError:
-            if len(raw) > _FEW:  # one of them is bad; the half without it is still decoded in one call
-                half = len(raw) // 2
-                (left, mixed), (right, also) = _decode(codec, raw[:half], null), _decode(codec, raw[half:], null)
-                return [*left, *right], mixed or also
+        if len(raw) > _FEW:  # one of them is bad; the half without it is still decoded in one call
+            half = len(raw) // 2
+            (left, mixed), (right, also) = _decode(codec, raw[:half], null), _decode(codec, raw[half:], null)
+            return [*left, *right], mixed or also
     values: list[Any] = []
     mixed = False
     decode = codec.decode

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from gokamsg.engine.codec import Bytes, Codec, Int64, Json, String
+from gokamsg.engine.partition_processor import _decode
+from gokamsg.engine.quarantine.reason import traceback_of
 from gokamsg.errors import CodecError
 
 
@@ -264,3 +266,19 @@ def test_int64_is_decimal_digits() -> None:
 def test_every_codec_has_a_name() -> None:
     codecs: list[Codec[Any]] = [Bytes(), String(), Int64(), Json(Message), Json(list[Message])]
     assert [codec.name for codec in codecs] == ["Bytes", "String", "Int64", "Json[Message]", "Json[list[Message]]"]
+
+
+@pytest.mark.parametrize("bad", [(), (0,), (99,), (17, 18), tuple(range(0, 100, 9))])
+def test_bad_values_among_many_are_found_and_the_others_decoded(bad: tuple[int, ...]) -> None:
+    codec = CODECS["Message"]
+    data: list[bytes | None] = [b'{"From":"a","To":"b","Content":"%d"}' % number for number in range(100)]
+    for number in bad:
+        data[number] = b"{ bad"
+    values, mixed = _decode(codec, data, None)
+    assert mixed == bool(bad)
+    for number, value in enumerate(values):
+        if number in bad:
+            assert isinstance(value.error, CodecError)
+            assert "During handling" not in traceback_of(value.error), "the search for it is not told"
+        else:
+            assert value.Content == str(number)

@@ -194,8 +194,9 @@ class BatchSender:
             if update.is_done and (
                 update.succeeded() or isinstance(update.exception, kafka_errors.BrokerResponseError)
             ):
-                answered = True  # it may have been created a moment ago: asked again for a while
-            time.sleep(0.02)
+                answered = True
+            if not metadata.partitions_for_topic(topic):
+                time.sleep(0.02)  # it may have been created a moment ago: asked again for a while
         self._known.add(topic)
         return len(found)
 
