@@ -6,7 +6,7 @@ closes what it has opened, in reverse order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event
@@ -64,7 +64,7 @@ def assemble(
     home = cluster.home(options.state_dir, graph.group)
     stack.callback(home.release)
     clients = _clients(cluster, graph, home, patience, stack)
-    delivery = _delivery(cluster, options, home, clients.inputs, patience)
+    delivery = _delivery(cluster, options, home, clients.inputs, _written(graph, topics), patience)
     stack.callback(delivery.close)
     delivery.recover()
     storage = options.storage_builder or home.storage
@@ -204,13 +204,26 @@ def _clients(cluster: Cluster, graph: GroupGraph, home: Home, patience: Patience
     return Clients(inputs, tables)
 
 
+def _written(graph: GroupGraph, topics: Mapping[str, Topic]) -> list[str]:
+    """The topics that the group writes to."""
+    edges = (*graph.output_streams, *graph.loops, *graph.tables)
+    parked = quarantine_of(graph.group)
+    return [*(edge.topic for edge in edges), *([parked] if parked in topics else [])]
+
+
 def _delivery(
-    cluster: Cluster, options: ProcessorOptions, home: Home, inputs: GroupClient, patience: Patience
+    cluster: Cluster,
+    options: ProcessorOptions,
+    home: Home,
+    inputs: GroupClient,
+    topics: Collection[str],
+    patience: Patience,
 ) -> Delivery:
     if options.guarantee == "at-least-once":
         return AtLeastOnce(
             lambda: patience.made(
-                lambda: cluster.idempotent_producer(patience=patience), discard=lambda late: late.close(0.0)
+                lambda: cluster.idempotent_producer(topics=topics, patience=patience),
+                discard=lambda late: late.close(0.0),
             ),
             inputs,
         )
@@ -220,6 +233,7 @@ def _delivery(
             lambda: cluster.transactional_producer(
                 transactional_id=home.transactional_id,
                 transaction_timeout_ms=options.transaction_timeout_ms,
+                topics=topics,
                 patience=patience,
             ),
             discard=lambda late: late.close(0.0),
@@ -238,12 +252,10 @@ def _outputs(
     graph: GroupGraph, topics: Mapping[str, Topic], delivery: Delivery, options: ProcessorOptions, clock: Clock
 ) -> Outputs:
     outputs = Outputs(delivery.send, clock)
-    for edge in (*graph.output_streams, *graph.loops, *graph.tables):
-        known = topics.get(edge.topic)
-        partitions = known.partitions if known else delivery.partition_count(edge.topic)
-        outputs.add(edge.topic, Partitioner(partitions, options.hasher), partitions)
-    if (parked := topics.get(quarantine_of(graph.group))) is not None:
-        outputs.add(parked.name, Partitioner(parked.partitions), parked.partitions)
+    for topic in _written(graph, topics):
+        known = topics.get(topic)
+        partitions = known.partitions if known else delivery.partition_count(topic)
+        outputs.add(topic, Partitioner(partitions, options.hasher), partitions)
     return outputs
 
 

@@ -302,23 +302,21 @@ class Assignment:
         if persist is not None:
             table = self._tables.open(persist.topic, partition, self._topic_ids[persist.topic])
             self.reader.add(table, ends[persist.topic, partition], follow=False)
-        # Mostly nothing was ever parked: no file is opened then.
         quarantine = None
         if self._quarantine is not None:
-            end = ends[self._quarantine, partition]
-            quarantine = self._new_quarantine(self._quarantine, partition, is_new=not end)
-            if end:
-                parked = self._tables.open(self._quarantine, partition, self._topic_ids[self._quarantine])
-                self.reader.add(parked, end, follow=False, raw=True)
+            quarantine = self._open_quarantine(self._quarantine, partition, ends[self._quarantine, partition])
         self._processors[partition] = self._build(partition, table, quarantine)
 
-    def _new_quarantine(self, topic: str, partition: int, *, is_new: bool) -> Quarantine:
+    def _open_quarantine(self, topic: str, partition: int, end: int) -> Quarantine:
+        # Mostly nothing was ever parked: then there is no file.
+        table = self._tables.open(topic, partition, self._topic_ids[topic], is_new=not end)
+        if end:
+            self.reader.add(table, end, follow=False, raw=True)
         return Quarantine(
             self._graph.group,
             partition,
             quarantine_commands_of(self._graph.group),
-            lambda: self._tables.open(topic, partition, self._topic_ids[topic]),
-            is_new=is_new,
+            table,
             limit=self._options.quarantine_records,
         )
 

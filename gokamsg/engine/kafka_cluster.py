@@ -1,6 +1,6 @@
 """The Kafka cluster at the addresses of a ClientConfig, and state directories on this machine's disk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gokamsg.engine.clients import (
@@ -45,17 +45,18 @@ class KafkaCluster:
         return TableConsumer(self._config, patience=patience)
 
     def transactional_producer(
-        self, *, transactional_id: str, transaction_timeout_ms: int, patience: Patience
+        self, *, transactional_id: str, transaction_timeout_ms: int, topics: Iterable[str], patience: Patience
     ) -> TransactionalProducer:
         return TransactionalProducer(
             self._config,
             transactional_id=transactional_id,
             transaction_timeout_ms=transaction_timeout_ms,
+            topics=topics,
             patience=patience,
         )
 
-    def idempotent_producer(self, *, patience: Patience) -> IdempotentProducer:
-        return IdempotentProducer(self._config, patience=patience)
+    def idempotent_producer(self, *, topics: Iterable[str], patience: Patience) -> IdempotentProducer:
+        return IdempotentProducer(self._config, topics=topics, patience=patience)
 
     def sender(self) -> BatchSender:
         return BatchSender(self._config, enable_idempotence=True)

@@ -171,11 +171,8 @@ class PartitionProcessor:
         if not parked:
             return _decode(codec, raw, self._null)
         ignored = self._null.__class__ is _Unusable  # a null value that is passed over is not parked either
-        held = [
-            index
-            for index, key in enumerate(records.keys)
-            if (key or b"") in parked and not (ignored and raw[index] is None)
-        ]
+        keys = records.keys if b"" not in parked else [key or b"" for key in records.keys]
+        held = [index for index, key in enumerate(keys) if key in parked and not (ignored and raw[index] is None)]
         if not held:
             return _decode(codec, raw, self._null)
         # Bad records are mostly of keys that are parked. With others in their place, the rest is decoded in one call.

@@ -121,7 +121,7 @@ class RecordBatch:
 class Records:
     """The records of one batch, by index: parallel sequences of offsets, keys and values."""
 
-    __slots__ = ("_batch", "_data", "_first", "_starts", "_walked", "has_headers", "keys", "offsets", "values")
+    __slots__ = ("_batch", "_data", "_first", "_place", "has_headers", "keys", "offsets", "values")
 
     def __init__(
         self,
@@ -134,8 +134,7 @@ class Records:
     ) -> None:
         self._batch = batch
         self._data = data
-        self._starts: list[int] = []
-        self._walked = 0  # bytes of the data, to where the next start is
+        self._place = (0, 0)  # the record that was looked at last, and where it is
         self._first = 0  # records before start_offset, left out
         self.has_headers = has_headers
         base = batch.base_offset
@@ -187,22 +186,22 @@ class Records:
         return headers
 
     def _record_start(self, number: int) -> int:
-        """Where a record's attributes are; what lies before it is walked through once."""
-        starts, data, pos = self._starts, self._data, self._walked
-        for _ in range(len(starts), number + 1):
+        """Where a record's attributes are. Asked in order, what lies before it is walked through once."""
+        data = self._data
+        known, pos = self._place
+        if number < known:
+            known = pos = 0
+        for _ in range(known, number):
             head = data[pos]  # as in _split()
             if head < 128:
-                pos += 1
-                size = head >> 1
+                pos += 1 + (head >> 1)
             elif (tail := data[pos + 1]) < 128:
-                pos += 2
-                size = (head & 127) >> 1 | tail << 6
+                pos += 2 + ((head & 127) >> 1 | tail << 6)
             else:
                 size, pos = _varint(data, pos)
-            starts.append(pos)
-            pos += size
-        self._walked = pos
-        return starts[number]
+                pos += size
+        self._place = (number, pos)
+        return _varint(data, pos)[1]
 
     def _deltas(self) -> Iterator[int]:
         for number in range(self._batch.count):

@@ -7,9 +7,11 @@ back, only what changed in between is read again. Owned by the worker's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from gokamsg.engine.late_storage import LateStorage
 from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.engine.partition_table import DIRTY_BYTES, PartitionTable
 from gokamsg.engine.storage import SQLiteStorage, Storage, boot_id
@@ -48,12 +50,15 @@ class Tables:
         self._dirty_bytes = min(DIRTY_BYTES, max(ALL_DIRTY_BYTES // max(shares, 1), LEAST_DIRTY_BYTES))
         self._open: dict[tuple[str, int], PartitionTable] = {}
 
-    def open(self, topic: str, partition: int, topic_id: str) -> PartitionTable:
-        """The table partition; the same object while it is open. Raises StateError when its file cannot be used."""
+    def open(self, topic: str, partition: int, topic_id: str, *, is_new: bool = False) -> PartitionTable:
+        """The table partition; the same object while it is open. Raises StateError when its file cannot be used.
+
+        `is_new`: its changelog is empty, so it is too, and its file is only made when rows are to be stored."""
         key = (topic, partition)
         table = self._open.get(key)
         if table is None:
-            storage = self._build(topic, partition, topic_id)
+            build = partial(self._build, topic, partition, topic_id)
+            storage = LateStorage(build) if is_new else build()
             table = self._open[key] = PartitionTable(
                 storage,
                 topic=topic,

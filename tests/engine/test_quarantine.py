@@ -104,6 +104,7 @@ def test_a_bad_record_and_those_behind_it_are_put_aside_and_retried_in_order(
             assert bad.error == "ValueError: cannot handle b"
             assert "in handle" in bad.traceback
             assert quarantine.record(bad.name) == bad
+            assert len(scene.read(f"{graph.group}-quarantine")) == 3  # each was written once
             # Nothing has changed: it fails again, and those behind it stay where they are.
             assert quarantine.retry(bad, WITHIN_S)
             assert [(r.value, r.tries) for r in quarantine.records("Ann")] == [(b"b", 2), (b"c", 0), (b"d", 0)]

@@ -19,6 +19,8 @@ from random import Random
 
 import pytest
 
+from gokamsg.engine.late_storage import LateStorage
+from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage, boot_id, prefix_limit
 from gokamsg.errors import StateError
 from tests.contracts import OpenStorage, StorageContract
@@ -53,6 +55,45 @@ class TestSQLiteStorage(StorageContract):
             storage.close()
             storage.close()
         assert list(open_storage().iterate()) == [(b"round", b"2")]
+
+
+class TestLateStorage(StorageContract):
+    @pytest.fixture
+    def open_storage(self, tmp_path: Path) -> Iterator[OpenStorage]:
+        opened: list[Storage] = []
+
+        def open_it() -> Storage:
+            opened.append(LateStorage(lambda: SQLiteStorage(tmp_path / "t.0", topic_id="topic", boot_id="boot")))
+            return opened[-1]
+
+        yield open_it
+        for storage in opened:
+            storage.close()
+
+    def test_there_is_no_file_before_the_first_row(self, tmp_path: Path, open_storage: OpenStorage) -> None:
+        PartitionTable(open_storage(), topic="t", partition=0).close()
+        assert list(tmp_path.iterdir()) == []
+        table = PartitionTable(open_storage(), topic="t", partition=0)
+        table.put(b"key", b"value")
+        table.commit(1)
+        assert list(tmp_path.iterdir()) == []
+        table.close()
+        assert what_it_holds(tmp_path / "t.0") == (1, 1)
+
+    def test_rows_of_another_changelog_are_not_found(self, tmp_path: Path, open_storage: OpenStorage) -> None:
+        filled(tmp_path / "t.0", clean=True)
+        storage = open_storage()
+        assert (storage.position(), len(storage), storage.get(b"000001")) == (None, 0, None)
+        storage.write({b"new": b"1"}, 1)
+        assert list(storage.iterate()) == [(b"new", b"1")]
+
+    def test_why_the_file_cannot_be_made_is_told_by_the_first_write(
+        self, tmp_path: Path, open_storage: OpenStorage
+    ) -> None:
+        storage = open_storage()
+        (tmp_path / "t.0").mkdir()
+        with pytest.raises(StateError, match=r"t\.0'"):
+            storage.write({b"key": b"value"}, 1)
 
 
 def open_file(path: Path, *, topic_id: str = "topic", boot: str | None = "boot") -> SQLiteStorage:

@@ -13,7 +13,7 @@ IdempotentProducer: any thread may send; flush() tells what was not written.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,7 @@ class TransactionalProducer:
         *,
         transactional_id: str,
         transaction_timeout_ms: int = 10_000,
+        topics: Iterable[str] = (),
         compression: int = 0,
         patience: Patience | None = None,
     ) -> None:
@@ -57,6 +58,7 @@ class TransactionalProducer:
         self._patience = patience or Patience()
         self._sender = BatchSender(
             config,
+            topics=topics,
             compression=compression,
             delivery_timeout_ms=_DELIVERY_TIMEOUT_MS,
             transactional_id=transactional_id,
@@ -218,9 +220,16 @@ class TransactionalProducer:
 class IdempotentProducer:
     """Each batch once and in order; no transaction."""
 
-    def __init__(self, config: ClientConfig, *, compression: int = 0, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        topics: Iterable[str] = (),
+        compression: int = 0,
+        patience: Patience | None = None,
+    ) -> None:
         self._patience = patience or Patience()
-        self._sender = BatchSender(config, compression=compression, enable_idempotence=True)
+        self._sender = BatchSender(config, topics=topics, compression=compression, enable_idempotence=True)
         self._sent: list[SentBatch] = []
 
     def send(self, topic: str, partition: int, builder: BatchBuilder) -> SentBatch:

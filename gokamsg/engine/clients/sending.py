@@ -16,7 +16,7 @@ the sender, the transaction manager. Mended here:
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kafka import KafkaProducer, TopicPartition
@@ -91,9 +91,16 @@ class BatchSender:
     """A KafkaProducer that takes finished batches. The owner thread calls; connections belong to the sender thread."""
 
     def __init__(
-        self, config: ClientConfig, *, compression: int = 0, delivery_timeout_ms: int = 30_000, **settings: Any
+        self,
+        config: ClientConfig,
+        *,
+        topics: Iterable[str] = (),
+        compression: int = 0,
+        delivery_timeout_ms: int = 30_000,
+        **settings: Any,
     ) -> None:
-        """A batch that has not been acknowledged after `delivery_timeout_ms` fails, and is not sent again."""
+        """A batch that has not been acknowledged after `delivery_timeout_ms` fails, and is not sent again. Where the
+        partitions of `topics` are is asked at once, so that no first batch has to wait for the answer."""
         self._config = config
         self._compression = compression
         self._known: set[str] = set()
@@ -125,6 +132,8 @@ class BatchSender:
         self._producer._accumulator.drain = self._note_drained
         self._create_requests = self._producer._sender._create_produce_requests
         self._producer._sender._create_produce_requests = self._send_drained
+        for topic in topics:
+            self._producer._sender.add_topic(topic)
 
     def drive(self, advance: Callable[[], bool]) -> None:
         """From now on the sender's thread calls `advance` whenever it has sent what it can and no request to a

@@ -44,22 +44,18 @@ class Quarantine:
         group: str,
         partition: int,
         commands: str,
-        open_table: Callable[[], PartitionTable],
+        table: PartitionTable,
         *,
-        is_new: bool,
         limit: int,
     ) -> None:
-        """`commands` is the topic of the commands. `open_table` gives the partition's table, opened when it is first
-        needed: while it `is_new`, nothing was ever written to its changelog."""
+        """`commands` is the topic of the commands."""
         self.parked: dict[bytes, list[bytes]] = {}
         self.records = 0
         self._group = group
         self._partition = partition
         self._commands = commands
-        self._open_table = open_table
-        self._is_new = is_new
+        self._table = table
         self._limit = limit
-        self._table: PartitionTable | None = None
         self._sequence = 0
         self._changed = False
         self._inbox: Inbox | None = None
@@ -71,9 +67,6 @@ class Quarantine:
         """Read the index from the table, which is restored."""
         self.parked.clear()
         self.records = 0
-        if self._table is None and self._is_new:
-            return
-        self._table = self._table or self._open_table()
         rows = [ParkedRecord.decode(row) for key, row in self._table.iterate() if not key.startswith(b"\x00")]
         self.records = len(rows)
         for row in sorted(rows, key=lambda record: record.sequence):
@@ -108,24 +101,21 @@ class Quarantine:
 
     # --- with the worker's transaction --------------------------------------------------------------------------
 
-    def write_changelog(self, output: OutputTopic) -> int:
-        """Append the uncommitted rows to the changelog; returns how many."""
-        if self._table is None or not self._changed:
-            return 0
+    def write_changelog(self, output: OutputTopic) -> None:
+        """Append the uncommitted rows to the changelog."""
         for key, value in self._table.overlay.items():
             output.append_to(self._partition, key, value)
-        return len(self._table.overlay)
 
     def committed(self, position: int | None) -> None:
         """The transaction is committed; `position` is the changelog's next offset after its writes."""
-        if self._changed and self._table is not None:
+        if self._changed:
             self._table.commit(position)
         self._changed = False
         self._obeyed = []
 
     def rollback(self) -> None:
         """The transaction is gone."""
-        if self._changed and self._table is not None:
+        if self._changed:
             self._table.rollback()
             self.load()
         self._changed = False
@@ -141,7 +131,6 @@ class Quarantine:
         if not self.parked:
             self._inbox = None
         elif self._inbox is None:
-            assert self._table is not None  # something is parked in it
             self._inbox = Inbox(self._commands, self._partition, int(self._table.get(done_key(self._partition)) or 0))
         return self._inbox
 
@@ -172,7 +161,7 @@ class Quarantine:
 
     def _change(self, command: Command) -> None:
         name = command.name.encode()
-        row = self._table.get(name) if self._table is not None else None
+        row = self._table.get(name)
         if row is None:
             return  # it left meanwhile
         record = ParkedRecord.decode(row)
@@ -190,7 +179,6 @@ class Quarantine:
             if not go_on():
                 over = False
                 break
-            assert self._table is not None
             row = self._table.get(waiting[0])
             assert row is not None
             record = ParkedRecord.decode(row)
@@ -216,10 +204,6 @@ class Quarantine:
         self._put(record.row_key, None)
 
     def _put(self, key: bytes, value: bytes | None) -> None:
-        if self._table is None:
-            self._table = self._open_table()
-            if self._is_new and self._table.position:
-                self._table.discard()  # a file of another changelog
         self._changed = True
         if value is None:
             self._table.delete(key)

@@ -5,7 +5,7 @@ Every call of a client and every look at the monotonic clock is a step; at a ste
 through everything that runs, and what the session does afterwards, cleaning up, reaches neither logs nor tables.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from gokamsg.engine.clients import ClusterInfo, Patience
@@ -124,11 +124,11 @@ class Session:
         return self.tables[-1]
 
     def transactional_producer(
-        self, *, transactional_id: str, transaction_timeout_ms: int, patience: Patience
+        self, *, transactional_id: str, transaction_timeout_ms: int, topics: Iterable[str], patience: Patience
     ) -> MemoryProducer:
         return MemoryProducer(self, transactional_id)
 
-    def idempotent_producer(self, *, patience: Patience) -> MemorySender:
+    def idempotent_producer(self, *, topics: Iterable[str], patience: Patience) -> MemorySender:
         return MemorySender(self)
 
     def sender(self) -> MemorySender:
