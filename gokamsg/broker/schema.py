@@ -14,6 +14,7 @@ from gokamsg.errors import StateError
 
 APPLICATION_ID = 0x676B6D62  # "gkmb"
 VERSION = 1
+BUSY_TIMEOUT_MS = 5_000  # for whoever looks into the file with a tool of SQLite's
 
 _TABLES = (
     "CREATE TABLE batches (id INTEGER PRIMARY KEY, last_offset INTEGER NOT NULL, max_timestamp INTEGER NOT NULL,"
@@ -50,7 +51,7 @@ def open_writer(path: Path, *, fsync: bool) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, fsync: bool) -> None:
     execute = connection.execute
-    execute("PRAGMA busy_timeout = 5000")
+    wait_at_most(connection, BUSY_TIMEOUT_MS)
     signature = int(execute("PRAGMA application_id").fetchone()[0])
     version = int(execute("PRAGMA user_version").fetchone()[0])
     tables = int(execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
@@ -79,11 +80,16 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, fsync: bool) -> None
         execute("COMMIT")
 
 
+def wait_at_most(connection: sqlite3.Connection, ms: int) -> None:
+    """For so long its statements wait for the locks of other connections."""
+    connection.execute(f"PRAGMA busy_timeout = {ms:d}")
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection to an existing file."""
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA busy_timeout = 5000")
+    wait_at_most(connection, BUSY_TIMEOUT_MS)
     connection.execute("PRAGMA cache_size = -2048")
     return connection

@@ -26,6 +26,8 @@ from gokamsg.errors import GokamsgError
 
 OFFSET_BITS = 40  # a batch's row id is partition number << 40 | base offset: a partition is one contiguous range
 
+_READER_WAIT_MS = 20
+
 _INSERT = "INSERT OR REPLACE INTO batches VALUES (?,?,?,?,?,?,?,?,?)"
 _PUT = "INSERT OR REPLACE INTO records VALUES (?,?,?)"
 _DELETE = "DELETE FROM records WHERE space = ? AND key = ?"
@@ -237,12 +239,21 @@ class Store:
             self._written_bytes += pages * 4096
 
     def _checkpoint(self) -> None:
-        """Move the log's pages into the file before the log grows large; readers are never waited for."""
+        """Move the log's pages into the file, and begin the log anew, before it grows large.
+
+        It cannot be begun anew under a reader. Without waiting for one, and with some reader nearly always at work, it
+        would grow on and on; whoever is still there after a short wait is met again soon.
+        """
         if self._written_bytes < self._checkpoint_bytes:
             return
-        self._written_bytes = 0
-        with contextlib.suppress(sqlite3.Error):  # busy: the next one catches up
-            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        busy = True
+        with contextlib.suppress(sqlite3.Error):
+            schema.wait_at_most(self._writer, _READER_WAIT_MS)
+            try:
+                busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            finally:
+                schema.wait_at_most(self._writer, schema.BUSY_TIMEOUT_MS)
+        self._written_bytes = self._checkpoint_bytes * 7 // 8 if busy else 0
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

@@ -2,7 +2,9 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,40 @@ def test_write_ahead_log_stays_bounded(tmp_path: Path) -> None:
         return (tmp_path / "db-wal").stat().st_size
 
     assert with_store(tmp_path / "db", work) < 64 << 20
+
+
+def test_the_log_stays_small_while_there_is_always_a_reader(tmp_path: Path) -> None:
+    """Under a reader the log cannot be begun anew; it grew until a moment without one happened to come."""
+    path, stop = tmp_path / "db", threading.Event()
+
+    def read(store: Store) -> None:
+        with closing(store.reader()) as one, closing(store.reader()) as other:
+            one.execute("BEGIN")
+            one.execute("SELECT count(*) FROM records").fetchone()
+            while not stop.wait(0.004):  # so long does one read what was there before the last writes
+                other.execute("BEGIN")
+                other.execute("SELECT count(*) FROM records").fetchone()
+                one.execute("COMMIT")
+                one, other = other, one
+
+    async def run() -> int:
+        store = Store.open(path, wal_checkpoint_bytes=4 << 20)
+        reader = threading.Thread(target=read, args=(store,))
+        largest = 0
+        try:
+            reader.start()
+            for number in range(240):
+                unit = store.unit()
+                unit.rows.append((number, number, 0, 0, -1, -1, -1, 0, bytes(256 << 10)))
+                await store.commit(unit)
+                largest = max(largest, path.with_name("db-wal").stat().st_size)
+        finally:
+            stop.set()
+            reader.join()
+            await store.close()
+        return largest
+
+    assert asyncio.run(run()) < 20 << 20  # of 60 MB
 
 
 @pytest.mark.parametrize("content", [b"not a database at all " * 100, b"SQLite format 3\x00" + b"\xff" * 4000])
