@@ -240,6 +240,19 @@ def test_a_missing_topic_is_named(kafka_cluster: KafkaCluster, fresh_name: Names
         txn.partition_count("nowhere")
 
 
+@pytest.mark.any_broker
+def test_topics_that_are_new_to_a_producer_are_looked_for_without_a_pause(
+    kafka_cluster: KafkaCluster, fresh_name: Names
+) -> None:
+    """kafka-python rests for 100 ms before it asks for one more; a worker that starts has some."""
+    topics = [make_topic(kafka_cluster, fresh_name("topic")) for _ in range(10)]
+    with closing(IdempotentProducer(config(kafka_cluster))) as plain:
+        plain.partition_count(topics[0])
+        started = time.monotonic()
+        assert [plain.partition_count(topic) for topic in topics[1:]] == [PARTITIONS] * 9
+        assert time.monotonic() - started < 0.6, "9 pauses take 0.9 s"
+
+
 def test_the_idempotent_producer_tells_what_was_written(kafka_cluster: KafkaCluster, topic: str) -> None:
     with closing(IdempotentProducer(config(kafka_cluster))) as plain:
         assert plain.partition_count(topic) == PARTITIONS

@@ -8,8 +8,8 @@ another instance):
 3. Feeds, counters and blocks are the folds of their inputs; nothing was counted twice or forgotten.
 4. The detector's block events for a user who only sends are exactly those his messages cause.
 5. A killed role works again within 2 s of its restart on the same host (median of three), and within 15 s elsewhere; on
-   a busy machine as many times longer as the command itself takes longer to start there. With all roles and a load on
-   the same cores it may take 3 s.
+   a busy machine as many times longer as the command itself takes longer to start there. The median of all kills with
+   every role and a load on the same cores holds the same.
 """
 
 import random
@@ -28,7 +28,6 @@ from tests.system.traffic import DETECTED_FROM, DETECTION, SPAMMER, chatter
 from tests.system.writers import Drip
 
 RESTART_WITHIN_S = 2.0
-CROWDED_RESTART_WITHIN_S = 3.0
 TAKEOVER_WITHIN_S = 15.0
 TAKEOVER_WITH_DEFAULTS_S = 25.0
 
@@ -77,12 +76,12 @@ def test_every_role_is_killed_and_restarted_under_load(messaging: Messaging, see
             workers[role] = messaging.role(role, options=_options(role))
             seconds.append((messaging.commits_again(role, every_partition=False, timeout_s=30), role))
         median = statistics.median(taken for taken, _ in seconds)
-        slow = _slower(median, CROWDED_RESTART_WITHIN_S)
+        slow = _slower(median, RESTART_WITHIN_S)
         load.stop()
     say(f"back at work after (s): {', '.join(f'{role} {taken:.2f}' for taken, role in seconds)}")
     say(f"median {median:.2f} s, {load.count} messages")
     _account(messaging, load.ledger)
-    assert median <= CROWDED_RESTART_WITHIN_S * slow, f"median {median:.2f} s of {sorted(seconds)}"
+    assert median <= RESTART_WITHIN_S * slow, f"median {median:.2f} s of {sorted(seconds)}"
 
 
 @pytest.mark.parametrize("role", ["filter", "collector", "detector"])

@@ -8,6 +8,7 @@
   of a refused password.
 - Much is received at a time. kafka-python asks for 4 KB, and for each of them its thread waits until the thread that
   handles records lets it have the interpreter: a fetched answer of some MB took as long as handling it.
+- Topics that a client has not asked about yet are asked for at once; kafka-python waits 100 ms after its last question.
 - While a client is built, a refusal that trying again cannot change (password, certificate) ends it at once;
   kafka-python tries until its time is over, and then says only that.
 """
@@ -95,6 +96,7 @@ def bound(client: KafkaNetClient, attempts: Attempts) -> KafkaNetClient:
         return bootstrap_brokers()
 
     manager.get_connection, manager.cluster.bootstrap_brokers = noted_connection, brokers_to_try
+    _ask_at_once(manager.cluster)
 
     async def build_transport(node: Any, timeout_at: float | None = None) -> Any:
         config, net = manager.config, manager._net
@@ -118,6 +120,20 @@ def bound(client: KafkaNetClient, attempts: Attempts) -> KafkaNetClient:
 
     manager._build_transport = build_transport
     return client
+
+
+def _ask_at_once(cluster: Any) -> None:
+    """The pause is meant between two tries of one question, and its length is no setting that reaches it."""
+
+    def asked(ask: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def ask_for_new(topics: Any) -> Any:
+            if not cluster._topics.issuperset([topics] if isinstance(topics, str) else topics):
+                cluster._last_refresh_ms = 0
+            return ask(topics)
+
+        return ask_for_new
+
+    cluster.add_topic, cluster.set_topics = asked(cluster.add_topic), asked(cluster.set_topics)
 
 
 def _last_words(transport: KafkaTCPTransport) -> Callable[[], tuple[bytes, Exception | None]]:
