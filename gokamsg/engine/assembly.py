@@ -199,7 +199,8 @@ def _clients(cluster: Cluster, graph: GroupGraph, home: Home, patience: Patience
     topics = sorted(sources(graph))
     inputs = cluster.group_consumer(group=graph.group, instance_id=home.instance_id, topics=topics, patience=patience)
     stack.callback(inputs.close)
-    tables = cluster.table_consumer(patience=patience)
+    # A change of a table ends the wait for input: the next message finds it.
+    tables = cluster.table_consumer(patience=patience, fetched=inputs.wake)
     stack.callback(tables.close)
     return Clients(inputs, tables)
 

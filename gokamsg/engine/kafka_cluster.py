@@ -1,6 +1,6 @@
 """The Kafka cluster at the addresses of a ClientConfig, and state directories on this machine's disk."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from gokamsg.engine.clients import (
@@ -41,8 +41,10 @@ class KafkaCluster:
     ) -> GroupConsumer:
         return GroupConsumer(self._config, group=group, instance_id=instance_id, topics=topics, patience=patience)
 
-    def table_consumer(self, *, patience: Patience | None = None) -> TableConsumer:
-        return TableConsumer(self._config, patience=patience)
+    def table_consumer(
+        self, *, patience: Patience | None = None, fetched: Callable[[], None] | None = None
+    ) -> TableConsumer:
+        return TableConsumer(self._config, patience=patience, fetched=fetched)
 
     def transactional_producer(
         self, *, transactional_id: str, transaction_timeout_ms: int, topics: Iterable[str], patience: Patience

@@ -18,7 +18,7 @@ from kafka.protocol.consumer import IsolationLevel
 
 from gokamsg.engine.clients.config import ClientConfig, connect, connecting
 from gokamsg.engine.clients.fetching import MAX_BATCHES, install
-from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Patience
+from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Alarm, Patience
 from gokamsg.engine.records import RecordBatch
 from gokamsg.errors import BrokerUnavailableError, PositionLostError, TopicError
 
@@ -63,11 +63,15 @@ class BatchReader:
         self._subscription = self._consumer._subscription
         self._fetcher = self._consumer._fetcher
         self._fetching = False
+        self._alarm: Alarm | None = None
+        self._woken = False
+        self._wakeable = False
         self._hurry_when_told(self._consumer._net)
         self._note_fetches()
 
     def poll(self, timeout_s: float) -> Batches:
-        """The batches that arrive within the time, in order per partition; {} when none do, or the owner is to stop.
+        """The batches that arrive within the time, in order per partition; {} when none do, on wake(), or when the
+        owner is to stop.
 
         PositionLostError names partitions whose position is not in the log (the start moved, or the log was cut): they
         stand still, and the error comes again at every poll, until the caller seeks.
@@ -81,6 +85,7 @@ class BatchReader:
                     self._redirect()
             if not polled:
                 left_ms = max(0, int((deadline - time.monotonic()) * 1000))
+                self._wakeable = True
                 polled = self._consumer.poll(timeout_ms=left_ms, max_records=MAX_BATCHES)
         except _WokenError:
             return {}
@@ -89,7 +94,16 @@ class BatchReader:
             raise self._lost(positions) from error
         except kafka_errors.LogTruncationError as error:
             raise self._lost({tp: self._where(tp) for tp in error.divergent_offsets}) from error
+        finally:
+            self._wakeable = self._woken = False
         return {(tp.topic, tp.partition): batches for tp, batches in polled.items()}
+
+    def wake(self) -> None:
+        """Ends the wait of the poll that is under way, or of the next one. For any thread."""
+        self._woken = True
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.set()
 
     def arrived(self) -> bool:
         """Whether a poll would find something without waiting."""
@@ -190,7 +204,9 @@ class BatchReader:
                     done.append(True)
                     alarm.set()
 
+            waits_for_data = self._fetching and coroutine == self._consumer._manager.wait_for
             with self._patience.alarm() as alarm:
+                self._alarm = alarm
                 with net._pending_waiters_lock:
                     net._pending_waiters[alarm] = answer  # set, with an exception, when the I/O thread ends
                 try:
@@ -198,10 +214,13 @@ class BatchReader:
                     while not (done or answer["exception"]):
                         if self._fetching and self._patience.hurried:
                             raise _WokenError
+                        if waits_for_data and self._wakeable and self._woken:
+                            raise kafka_errors.KafkaTimeoutError
                         left_s = self._patience.left_s(math.inf, spared_s=self._spared_s)
                         if not alarm.wait(left_s or _LAST_S) and not left_s:
                             raise BrokerUnavailableError("not answered before the stop")
                 finally:
+                    self._alarm = None
                     with net._pending_waiters_lock:
                         net._pending_waiters.pop(alarm, None)
             if answer["exception"] is not None:
@@ -211,15 +230,19 @@ class BatchReader:
         net.run = run_patiently
 
     def _note_fetches(self) -> None:
-        # Waiting for data is the one part of a poll that can be left at any moment; a rebalance is not.
+        # Waiting for data is the one part of a poll that can be left at any moment; a rebalance is not. Who is only
+        # woken takes along what has been handed out.
         fetch = self._fetcher.fetch_records
 
         def fetch_records(*args: Any, **options: Any) -> Any:
             self._fetching = True
             try:
-                return fetch(*args, **options)
+                records, idle = fetch(*args, **options)
             finally:
                 self._fetching = False
+            if not records and self._wakeable and self._woken:
+                raise _WokenError
+            return records, idle
 
         self._fetcher.fetch_records = fetch_records
 

@@ -5,7 +5,8 @@ Owned by one thread.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from kafka import TopicPartition
 
@@ -13,19 +14,31 @@ from gokamsg.engine.clients.config import ClientConfig, connecting
 from gokamsg.engine.clients.patience import Patience
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
 
-_IDLE_POLL_S = 0.05
+_IDLE_POLL_S = 0.05  # for what could not be fetched: the leader is being elected, or the connection rests
+_ADDED_WAIT_S = 0.03  # for a fetch to take in partitions that were added while it was parked
 
 
 class TableConsumer(BatchReader):
-    """Follows any set of partitions from given positions."""
+    """Follows any set of partitions from given positions.
 
-    def __init__(self, config: ClientConfig, *, patience: Patience | None = None) -> None:
+    kafka-python sends a fetch within a poll only: between the end of one fetch and the next poll nothing is followed.
+    `fetched` is called, on its thread, when one has ended; the owner who polls then is never far behind.
+    """
+
+    def __init__(
+        self, config: ClientConfig, *, patience: Patience | None = None, fetched: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(config, patience=patience, group_id=None)
         self._looked_at = 0.0
+        self._due = False  # a poll has something to take or to send
+        self._added = False
+        self._note_ends(fetched)
 
     def set_partitions(self, positions: Mapping[TopicPart, int]) -> None:
         """Reads exactly these from now on. Partitions that are read already keep their own position."""
         known = self.assignment()
+        self._due = True
+        self._added |= not known.issuperset(positions)
         wanted = [TopicPartition(topic, partition) for topic, partition in positions]
         if not wanted:
             self._consumer.unsubscribe()
@@ -36,16 +49,37 @@ class TableConsumer(BatchReader):
                 self.seek(topic, partition, offset)
 
     def poll(self, timeout_s: float) -> Batches:
-        """As BatchReader.poll. A poll without waiting costs next to nothing while nothing has arrived."""
+        """As BatchReader.poll. A poll without waiting costs next to nothing while no fetch has ended. One
+        that is parked without partitions that were added meanwhile is waited for, shortly, and then replaced."""
         if not self._subscription.assigned_partitions():
             time.sleep(max(0.0, timeout_s))
             return {}
         now = time.monotonic()
-        if timeout_s <= 0 and now - self._looked_at < _IDLE_POLL_S and not self.arrived():
+        if timeout_s <= 0 and now - self._looked_at < _IDLE_POLL_S and not (self._due or self.arrived()):
             return {}
+        if self._added and self._misdirected():
+            timeout_s = max(timeout_s, _ADDED_WAIT_S)
         self._looked_at = now
+        self._due = self._added = False
         with connecting(self._config):
             return super().poll(timeout_s)
 
     def log_start(self, topic: str, partition: int) -> int:
         return self.beginning_offsets([(topic, partition)])[topic, partition]
+
+    def _note_ends(self, fetched: Callable[[], None] | None) -> None:
+        # What a fetch brought is in its place by then, and another one may be sent. Those that a broker refuses, while
+        # leaders move, end as soon as they are sent.
+        clear = self._fetcher._clear_pending_fetch_request
+        told_at = 0.0
+
+        def clear_and_tell(*args: Any) -> None:
+            nonlocal told_at
+            clear(*args)
+            self._due = True
+            now = time.monotonic()
+            if fetched is not None and (self.arrived() or now - told_at >= _IDLE_POLL_S):
+                told_at = now
+                fetched()
+
+        self._fetcher._clear_pending_fetch_request = clear_and_tell

@@ -135,6 +135,9 @@ class MemoryGroupConsumer(_Reader):
         more = any(self._positions[part] < end for part, end in ends.items())
         return more and self._broker.random.random() < GATHERS
 
+    def wake(self) -> None:
+        """Nothing to do: no poll waits here."""
+
     def events(self) -> list[Event]:
         events, self._events = self._events, []
         return events

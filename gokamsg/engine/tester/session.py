@@ -119,7 +119,9 @@ class Session:
         self.groups.append(MemoryGroupConsumer(self, group, instance_id, topics))
         return self.groups[-1]
 
-    def table_consumer(self, *, patience: Patience | None = None) -> MemoryTableConsumer:
+    def table_consumer(
+        self, *, patience: Patience | None = None, fetched: Callable[[], None] | None = None
+    ) -> MemoryTableConsumer:
         self.tables.append(MemoryTableConsumer(self))
         return self.tables[-1]
 
