@@ -20,7 +20,7 @@ from .restoring import Restoring, read_notes
 if TYPE_CHECKING:
     from gokamsg.engine import Admin, ClientConfig, QuarantineClient
 
-RATE_WINDOW_S = 0.5
+RATE_WINDOW_S = 0.4  # of a command that answers within a second, on a slow machine too
 WATCH_EVERY_S = 1.0
 STATES = {"Stable": "running", "Empty": "stopped", "Dead": "never ran"}
 
@@ -52,21 +52,23 @@ def status(settings: Settings) -> None:
     config = client_config(settings)
     with Admin(config) as admin, ExitStack() as stack:
         quarantines = Quarantines(config, graphs, stack)
-        before = observe(admin, inputs, {})
-        time.sleep(RATE_WINDOW_S)
+        before, window_s = observe(admin, inputs, {}), RATE_WINDOW_S
         while True:
+            began = time.monotonic()
             try:
-                now = observe(admin, inputs, quarantines.parked(admin))
+                parked = quarantines.parked(admin)
+                time.sleep(max(0.0, began + window_s - time.monotonic()))
+                now = observe(admin, inputs, parked)
             except BrokerUnavailableError as error:
                 if not settings.watch:
                     raise
                 console.note(f"{error}; trying again")
+                time.sleep(WATCH_EVERY_S)
             else:
                 show(before, now, read_notes(settings.state_path), as_json=settings.json, redraw=settings.watch)
-                before = now
+                before, window_s = now, WATCH_EVERY_S
             if not settings.watch:
                 return
-            time.sleep(WATCH_EVERY_S)
 
 
 class Quarantines:
