@@ -128,7 +128,11 @@ class Processor:
 
     def request_visit(self, name: str, meta: Any = None) -> Visit:
         """As visit_all(), without waiting: result() of what is returned waits."""
-        return self._visits.submit(name, meta)
+        visit = self._visits.submit(name, meta)
+        parts = self._parts
+        if parts is not None:
+            parts.inputs.wake()
+        return visit
 
     def stop(self) -> None:
         """Ask run() to commit and return; it does within STOP_S (engine/clients/patience.py), user code apart."""

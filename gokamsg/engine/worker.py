@@ -34,7 +34,8 @@ from gokamsg.errors import BrokerUnavailableError, PositionLostError, Processing
 
 log = logging.getLogger(__name__)
 
-IDLE_WAIT_S = 0.5
+IDLE_WAIT_S = 1.0  # input, changes of tables, rebalances, visits and a stop end it at once
+REST_STEP_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
 SILENCE_S = 2.0
@@ -123,7 +124,7 @@ class Worker:
         if self._transaction.is_open and self._inputs.will_rejoin():
             self._transaction.commit(self._assignment)
         if rest_s := self._transaction.rest_s:
-            self._clock.sleep(min(rest_s, IDLE_WAIT_S))
+            self._clock.sleep(min(rest_s, REST_STEP_S))
         batches = self._inputs.poll(self._wait_s())
         self._watch_connection()
         self._watch_refusals()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
@@ -210,6 +211,20 @@ def test_a_poll_without_waiting_finds_what_has_arrived(kafka_cluster: KafkaClust
         assert eventually("the record", lambda: values(reader.poll(0))) == [b"a"]
 
 
+def test_partitions_that_are_added_while_a_fetch_is_parked_do_not_wait_for_its_end(
+    kafka_cluster: KafkaCluster, topic: str
+) -> None:
+    config = ClientConfig(kafka_cluster.address, request_timeout_ms=90_000, fetch_max_wait_ms=60_000)
+    with closing(TableConsumer(config)) as reader:
+        reader.set_partitions({(topic, 0): 0})
+        parked = reader._fetcher._nodes_with_pending_fetch_requests
+        eventually("a fetch is parked", lambda: reader.poll(0.05) == {} and parked)
+        reader.set_partitions({(topic, 0): 0, (topic, 1): 0})
+        assert reader.poll(0) == {}
+        write(kafka_cluster, topic, b"added", partition=1)
+        eventually("the new partition is read", lambda: values(reader.poll(0)) == [b"added"])
+
+
 def test_missing_topics_are_named(kafka_cluster: KafkaCluster, fresh_name: Names) -> None:
     with table_reader(kafka_cluster) as reader, pytest.raises(TopicError, match="'nowhere' does not exist"):
         reader.partitions("nowhere")
@@ -345,6 +360,33 @@ def test_a_join_that_ends_between_two_polls_is_not_repeated(
             generation = leader._coordinator._generation.generation_id
             assert joined(leader).membership.generation_id == generation
             assert joined(second).membership.generation_id == generation
+
+
+def test_a_poll_that_waits_for_data_ends_for_a_rebalance_and_when_it_is_woken(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as first, ThreadPoolExecutor(1) as owner:
+        before = owner.submit(joined, first).result(20)
+        polled = owner.submit(first.poll, 60.0)
+        first.wake()
+        assert polled.result(10) == {}
+
+        polled = owner.submit(first.poll, 60.0)
+        with group_member(kafka_cluster, group, topic, instance="two") as second:
+            found: list[Event] = []
+
+            def halved() -> bool:
+                nonlocal polled
+                second.poll(0.02)
+                if polled.done():
+                    found.extend(first.events())
+                    if any(isinstance(event, Assigned) and event.partitions < before.partitions for event in found):
+                        return True
+                    polled = owner.submit(first.poll, 60.0)
+                return False
+
+            eventually("the first has its half", halved)
 
 
 def test_a_member_that_was_put_out_is_told_and_joins_again(

@@ -98,12 +98,12 @@ def test_a_member_that_recovers_ahead_leaves_the_others_at_work_meanwhile(
     restored_when_it_joined: list[int] = []
     members: list[Running] = []
 
-    def note(status: ProcessorStatus) -> None:
-        """The first member is told of a rebalance: it has to stand still."""
-        if members and len(status.partitions) < PARTITIONS:
+    def note(partitions: tuple[int, ...]) -> None:
+        """The first member has stood still for a rebalance."""
+        if members and len(partitions) < PARTITIONS:
             restored_when_it_joined.append(members[0].processor.status().table_reads)
 
-    with scene.running(graph, state_dir=tmp_path / "first", on_status=note) as first:
+    with scene.running(graph, state_dir=tmp_path / "first", rebalance_callback=note) as first:
         first.wait_at_work()
         with scene.running(graph, state_dir=tmp_path / "second", recover_ahead=ahead) as second:
             members.append(second)

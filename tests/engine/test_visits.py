@@ -139,8 +139,13 @@ def test_a_visitor_that_fails_stops_the_processor() -> None:
 @pytest.mark.goka("processor.visit_all")
 @pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once"])
 def test_visits_on_a_cluster(
-    kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str], tmp_path: Path, guarantee: str
+    kafka_cluster: KafkaCluster,
+    fresh_name: Callable[[str], str],
+    tmp_path: Path,
+    guarantee: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("gokamsg.engine.worker.IDLE_WAIT_S", 60.0)  # a visit is not what an idle worker comes upon
     scene = Scene(kafka_cluster.address, tmp_path / "state")
     group, source, sink = fresh_name("group"), fresh_name("in"), fresh_name("out")
     kafka_cluster.create_topics({name: {"num_partitions": PARTITIONS} for name in (source, sink)})

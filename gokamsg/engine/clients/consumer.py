@@ -202,14 +202,17 @@ class GroupConsumer(BatchReader):
         return await manager.wait_for(manager.send(request, node_id=node), timeout_ms)
 
     def _watch_heartbeats(self) -> None:
-        # kafka-python logs a fenced instance id and stops its heartbeats; nobody would be told.
+        # kafka-python logs a fenced instance id and stops its heartbeats; nobody would be told. In a rebalance it takes
+        # part when the poll that waits for data looks up next, one heartbeat later.
         handle = self._coordinator._handle_heartbeat_response
 
         def watch(response: Any, send_time: float) -> Any:
             try:
                 return handle(response, send_time)
-            except kafka_errors.FencedInstanceIdError:
-                self._fenced()
+            except kafka_errors.KafkaError as error:
+                if isinstance(error, kafka_errors.FencedInstanceIdError):
+                    self._fenced()
+                self.wake()
                 raise
 
         self._coordinator._handle_heartbeat_response = watch
@@ -271,6 +274,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pytho
             consumer._group, current.generation_id, current.member_id, consumer._instance_id
         )
         consumer._events.append(Assigned(_parts(assigned), consumer._membership))
+        consumer.wake()  # nothing is fetched before the owner has heard of it
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         if revoked:
