@@ -20,6 +20,9 @@ from gokamsg.errors import ProcessingError
 
 TopicPartition = tuple[str, int]
 
+QUICK_COMMIT_S = 0.01
+LONGEST_REST_S = 0.05
+
 
 class Transaction:
     """See the module. After an abort or a failed commit it is closed, and `progress` tells nothing any more."""
@@ -47,7 +50,7 @@ class Transaction:
         self._counters = counters
         self._patience = patience
         self._membership: Membership | None = None
-        self._began = float("-inf")
+        self._began = self._rest_until = float("-inf")
         self._bytes = 0
         self._records = 0
         self._progress: dict[TopicPartition, int] = {}
@@ -65,7 +68,7 @@ class Transaction:
     @property
     def rest_s(self) -> float:
         """How long the next one should not begin yet."""
-        return 0.0 if self.is_open else max(0.0, self._began + self._options.commit_interval_s - self._pace.now())
+        return 0.0 if self.is_open else max(0.0, self._rest_until - self._pace.now())
 
     @property
     def progress(self) -> Mapping[TopicPartition, int]:
@@ -122,9 +125,14 @@ class Transaction:
             )
             processor.committed(own, parked)
         assignment.positions.update(self._progress)
+        now = self._pace.now()
         self._counters.commits += 1
         self._counters.records += self._records
-        self._counters.commit_ms = (self._pace.now() - began) * 1000
+        self._counters.commit_ms = (now - began) * 1000
+        self._rest_until = max(
+            self._began + self._options.commit_interval_s,
+            now + _rest_s(commit_s=now - began, handling_s=began - self._began),
+        )
 
     def abort(self, assignment: Assignment) -> bool:
         """Drop it here and at the brokers; False when they did not confirm that."""
@@ -160,3 +168,13 @@ class Transaction:
     @property
     def _remedy(self) -> str:
         return f"raise --transaction-timeout (now {self._options.transaction_timeout_ms / 1000:g}s)"
+
+
+def _rest_s(*, commit_s: float, handling_s: float) -> float:
+    """How long input is to gather after a commit.
+
+    A commit costs the brokers the same for one record as for thousands. Where it is quick, a message that comes alone
+    is through the sooner for it; where it takes long, for want of CPU or because the brokers are busy, commits in a row
+    for a few records each would leave less still for everybody. Work that waits shows in longer handling: then no rest.
+    """
+    return min(LONGEST_REST_S, 2 * (commit_s - handling_s - QUICK_COMMIT_S))
