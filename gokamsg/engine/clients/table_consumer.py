@@ -49,8 +49,10 @@ class TableConsumer(BatchReader):
                 self.seek(topic, partition, offset)
 
     def poll(self, timeout_s: float) -> Batches:
-        """As BatchReader.poll. A poll without waiting costs next to nothing while no fetch has ended. One
-        that is parked without partitions that were added meanwhile is waited for, shortly, and then replaced."""
+        """As BatchReader.poll. A poll without waiting costs next to nothing while no fetch has ended.
+
+        A fetch that is parked without partitions that were added meanwhile is waited for, shortly, and then replaced.
+        """
         if not self._subscription.assigned_partitions():
             time.sleep(max(0.0, timeout_s))
             return {}
