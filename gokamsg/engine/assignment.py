@@ -35,7 +35,6 @@ from gokamsg.errors import BrokerUnavailableError, OffsetsPendingError, Transact
 
 TopicPartition = tuple[str, int]
 COMMITTED_WAIT_S = 0.3
-COMMANDS_EVERY_S = 1.0
 OPEN_TRANSACTION = (
     "brokers end it when its timeout is over; if they do not, kafka-transactions.sh finds it (find-hanging) and ends it"
     " (abort)"
@@ -89,7 +88,6 @@ class Assignment:
         self._lookups_open = False
         self._quarantine = topic if (topic := quarantine_of(graph.group)) in topic_ids else None
         self._commanded: set[int] = set()
-        self._commands_awaited_at = float("-inf")
         self._processors: dict[int, PartitionProcessor] = {}
         self._started: list[PartitionProcessor] = []
 
@@ -182,27 +180,7 @@ class Assignment:
             self._stand_by(self._all_partitions() - {partition for _, partition in self._assigned} - self._standing_by)
         if self._restoring:
             self._resume_restored()
-
-    def await_commands(self, *, busy: bool) -> None:
-        """Read the commands for those partitions, and only those, that have something parked.
-
-        To read more partitions than before costs a busy worker tens of milliseconds: while it is busy, those that get
-        their first parked record meanwhile wait for each other.
-        """
-        now = monotonic()
-        if busy and now - self._commands_awaited_at < COMMANDS_EVERY_S:
-            return
-        self._commands_awaited_at = now
-        present: set[int] = set()
-        for partition, processor in self.running.items():
-            inbox = processor.quarantine.inbox if processor.quarantine is not None else None
-            if inbox is not None:
-                present.add(partition)
-                if partition not in self._commanded:
-                    self.reader.add(inbox, inbox.position, follow=True, raw=True)
-        for partition in self._commanded - present:
-            self.reader.remove(quarantine_commands_of(self._graph.group), partition)
-        self._commanded = present
+        self._await_commands()
 
     def started(self) -> list[PartitionProcessor]:
         """The processors that have begun to run since this was asked last, and still do."""
@@ -341,6 +319,19 @@ class Assignment:
             table,
             limit=self._options.quarantine_records,
         )
+
+    def _await_commands(self) -> None:
+        """Read the commands for those partitions, and only those, that have something parked."""
+        present: set[int] = set()
+        for partition, processor in self.running.items():
+            inbox = processor.quarantine.inbox if processor.quarantine is not None else None
+            if inbox is not None:
+                present.add(partition)
+                if partition not in self._commanded:
+                    self.reader.add(inbox, inbox.position, follow=True, raw=True)
+        for partition in self._commanded - present:
+            self.reader.remove(quarantine_commands_of(self._graph.group), partition)
+        self._commanded = present
 
     def _open_joins(self, partitions: Collection[int]) -> None:
         for edge in self._graph.joint_tables:

@@ -134,7 +134,6 @@ class Worker:
         if self._unsettled:
             return  # nothing is begun before the last outcome is known
         self._assignment.step()
-        self._assignment.await_commands(busy=bool(batches))
         self._touch_tables()
         reader = self._assignment.reader
         if not reader.idle:
