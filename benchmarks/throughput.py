@@ -9,7 +9,8 @@ one Apache Kafka, on the embedded broker, or on one after the other:
     gokamsg                 exactly-once, one process
     gokamsg at-least-once   one process
     gokamsg, 2 workers      exactly-once
-    kafka-python loop       exactly-once, the filter only (benchmarks/naive_filter.py)
+    kafka-python loop, naive
+                            exactly-once, the filter only (benchmarks/naive_filter.py)
     confluent-kafka loop    exactly-once, the filter only (benchmarks/confluent_filter.py), where it is installed
     Quix Streams            exactly-once, filter and collector (benchmarks/quix_role.py), where it is installed
     Kafka Streams           exactly-once, filter and collector (benchmarks/streams), where Maven and a JDK are

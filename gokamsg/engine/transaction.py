@@ -21,7 +21,7 @@ from gokamsg.errors import ProcessingError
 TopicPartition = tuple[str, int]
 
 QUICK_COMMIT_S = 0.01
-LONGEST_REST_S = 0.05
+LONGEST_GATHERING_S = 0.05
 
 
 class Transaction:
@@ -106,8 +106,8 @@ class Transaction:
         membership = self._membership
         if membership is None:
             return
+        self._await_deferred()
         began = self._pace.now()
-        self._await_deferred(began)
         if self._changelog is not None:
             for processor in assignment.running.values():
                 self._counters.table_writes += processor.write_changelog(self._changelog)
@@ -131,7 +131,7 @@ class Transaction:
         self._counters.commit_ms = (now - began) * 1000
         self._rest_until = max(
             self._began + self._options.commit_interval_s,
-            now + _rest_s(commit_s=now - began, handling_s=began - self._began),
+            now + _gathering_s(commit_s=now - began, handling_s=began - self._began),
         )
 
     def abort(self, assignment: Assignment) -> bool:
@@ -156,8 +156,8 @@ class Transaction:
         self._membership = None
         self._pace.cut_at = float("inf")
 
-    def _await_deferred(self, now: float) -> None:
-        left = self._options.record_deadline_s - (now - self._began)
+    def _await_deferred(self) -> None:
+        left = self._options.record_deadline_s - (self._pace.now() - self._began)
         if not self._patience.wait(self._deferral.wait, left, spared_s=SPARED_BY_COMMIT_S):
             if self._patience.hurried:
                 raise UncommittedError("a deferred commit was not completed before the stop")
@@ -170,11 +170,11 @@ class Transaction:
         return f"raise --transaction-timeout (now {self._options.transaction_timeout_ms / 1000:g}s)"
 
 
-def _rest_s(*, commit_s: float, handling_s: float) -> float:
+def _gathering_s(*, commit_s: float, handling_s: float) -> float:
     """How long input is to gather after a commit.
 
     A commit costs the brokers the same for one record as for thousands. Where it is quick, a message that comes alone
     is through the sooner for it; where it takes long, for want of CPU or because the brokers are busy, commits in a row
     for a few records each would leave less still for everybody. Work that waits shows in longer handling: then no rest.
     """
-    return min(LONGEST_REST_S, 2 * (commit_s - handling_s - QUICK_COMMIT_S))
+    return min(LONGEST_GATHERING_S, 2 * (commit_s - handling_s - QUICK_COMMIT_S))

@@ -30,12 +30,13 @@ MEMBERSHIP = cast(Membership, object())
 NOTHING_ASSIGNED = cast(Assignment, SimpleNamespace(running={}, positions={}))
 
 
-class Bench:
-    """A transaction whose commits take as long as the test says."""
+class Bench(Deferral):
+    """A transaction whose commits, and what was deferred before them, take as long as the test says."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
+        super().__init__()
         self.now = 100.0
-        self.commit_s = 0.0
+        self.commit_s = self.deferred_s = 0.0
         delivery = cast(Delivery, SimpleNamespace(begin=lambda: None, commit=self._commit))
         self.transaction = Transaction(
             delivery,
@@ -43,7 +44,7 @@ class Bench:
             changelog=None,
             quarantine=None,
             pace=Pace(now=lambda: self.now),
-            deferral=Deferral(),
+            deferral=self,
             options=ProcessorOptions(directory, **options),
             counters=Counters(),
             patience=Patience(),
@@ -56,6 +57,10 @@ class Bench:
         self.now += handling_s
         self.transaction.commit(NOTHING_ASSIGNED)
         return self.transaction.rest_s
+
+    def wait(self, timeout_s: float) -> bool:
+        self.now += self.deferred_s
+        return True
 
     def _commit(self, offsets: Mapping[tuple[str, int], int], membership: Membership) -> dict[tuple[str, int], int]:
         self.now += self.commit_s
@@ -81,6 +86,12 @@ def test_the_commit_interval_is_kept_from_begin_to_begin(tmp_path: Path) -> None
     bench = Bench(tmp_path, commit_interval_s=0.1)
     assert bench.rest_after(handling_s=0.001, commit_s=0.008) == pytest.approx(0.091)
     assert bench.rest_after(handling_s=0.001, commit_s=0.200) == pytest.approx(0.050)
+
+
+def test_what_a_callback_deferred_is_no_slow_commit(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.deferred_s = 0.4
+    assert bench.rest_after(handling_s=0.001, commit_s=0.008) == 0.0
 
 
 def test_an_open_transaction_goes_on_without_a_rest(tmp_path: Path) -> None:
