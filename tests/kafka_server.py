@@ -15,6 +15,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -28,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from kafka.admin import KafkaAdminClient, MemberToRemove
+from confluent_kafka import Producer as ConfluentProducer
+from kafka.admin import KafkaAdminClient, MemberToRemove, TransactionState
 from kafka.errors import KafkaError
 
 from tests.helpers import eventually, free_port
@@ -169,13 +171,21 @@ class KafkaCluster:
             )
 
     def clean(self) -> None:
-        """Removes the messaging service's topics and groups; members that were killed are removed first."""
+        """Removes the messaging service's topics and groups; members that were killed are removed first, and their
+        transactions ended: Apache Kafka would write the markers into the next test's topics of the same names."""
         with self.admin() as admin:
             eventually("the service's groups are gone", lambda: self._drop_groups(admin), timeout_s=20)
+            self._end_transactions(admin)
             ours = {*MESSAGING_TOPICS, *QUARANTINE_TOPICS}
             if there := [topic for topic in admin.list_topics() if topic in ours]:
                 admin.delete_topics(there)
             eventually("the service's topics are gone", lambda: not {*admin.list_topics()} & ours)
+
+    def _end_transactions(self, admin: KafkaAdminClient) -> None:
+        for found in itertools.chain.from_iterable(admin.list_transactions().values()):
+            if found.state is TransactionState.ONGOING and found.transactional_id.startswith(MESSAGING_GROUPS):
+                options = {"bootstrap.servers": self.address, "transactional.id": found.transactional_id}
+                ConfluentProducer(options).init_transactions(30)  # takes it over
 
     @staticmethod
     def _drop_groups(admin: KafkaAdminClient) -> bool:

@@ -130,6 +130,11 @@ class Producers:
         producer.coordinator_epoch = coordinator_epoch
         return first
 
+    def in_transaction(self, producer_id: int) -> bool:
+        """True while the producer has an open transaction with batches here."""
+        producer = self.by_id.get(producer_id)
+        return producer is not None and producer.transaction_start >= 0
+
     def _at_epoch(self, producer_id: int, epoch: int) -> Producer:
         producer = self.by_id.get(producer_id)
         if producer is None:

@@ -241,7 +241,9 @@ class TransactionCoordinator:
         self._stop_timeout(transaction.id)
         for topic, partition in sorted(transaction.partitions):
             log = self._logs(topic, partition)
-            if log is not None:  # None: the topic was deleted meanwhile
+            # Not where it wrote nothing: the topic may have been deleted and made anew since the partition was added,
+            # and a marker in a log without records looks like the trace of an earlier life.
+            if log is not None and log.producers.in_transaction(transaction.producer_id):
                 log.stage_marker(unit, transaction.producer_id, marker_epoch, commit=commit)
         self._offsets.stage_end(unit, transaction.producer_id, transaction.groups, commit=commit)
         after.partitions, after.groups, after.start_ms = set(), set(), -1

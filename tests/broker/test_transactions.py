@@ -10,7 +10,7 @@ from gokamsg.broker.log import PartitionLog
 from gokamsg.broker.transaction import LAST_EPOCH, SPACE, Transaction, TransactionState
 from gokamsg.broker.transactions import BLOCK, TransactionCoordinator
 from tests.broker.fake_clock import on_loop
-from tests.broker.scene import TOPIC, Scene, at, scene
+from tests.broker.scene import PARTITIONS, TOPIC, Scene, at, scene
 
 TIMEOUT_MS = 60_000
 ID = "x"
@@ -356,6 +356,21 @@ async def test_a_transaction_over_a_deleted_topic_still_ends(tmp_path: Path) -> 
         assert topic is not None
         await it.broker.topics.delete(topic)
         assert await end(it, producer) is Code.NONE
+
+
+@on_loop
+async def test_a_transaction_over_a_deleted_topic_leaves_no_mark_in_its_successor(tmp_path: Path) -> None:
+    """A worker that is killed with its transaction open, its topics made anew, its state gone: a first start."""
+    async with scene(tmp_path) as it:
+        await begin(it, 0)
+        topic = it.broker.topics.get(TOPIC)
+        assert topic is not None
+        await it.broker.topics.delete(topic)
+        await it.broker.topics.create(TOPIC, PARTITIONS, {})
+        it.clock.advance(TIMEOUT_MS / 1000 + 1)
+        await it.settled()
+        assert state(it) is TransactionState.COMPLETE_ABORT
+        assert ends(it.log(0)) == (0, 0, 0)
 
 
 @on_loop
