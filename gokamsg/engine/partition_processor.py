@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import compress
 from time import monotonic
 from typing import Any
 
@@ -121,7 +122,7 @@ class PartitionProcessor:
     def process(self, source: Source, records: Handled) -> None:
         """Handle all `records` of `source` in order."""
         keys = records.keys
-        values, mixed = self._values(source, records)
+        values, others = self._values(source, records)
         if self.table is not None:
             self.table.prefetch(keys)
         context, outputs, pace, callback = self._context, self._outputs, self._pace, source.callback
@@ -133,46 +134,53 @@ class PartitionProcessor:
         context._topic = source.topic
         context._records = records
         context._active = True
+        index, end = 0, len(values)
+        following = iter(others)
+        other = next(following, end)
         try:
-            for index, value in enumerate(values):
-                if fresh and (keys[index] or b"") in fresh:
-                    self._park_behind(source, records, index, value)
-                elif mixed and value.__class__ is _Unusable:
-                    if value is _HELD:
-                        self._park_behind(source, records, index, value)
-                    elif value.error is not None:
-                        self._bad(source, records, index, value.error, decoded=False)
+            while index < end:
+                if index == other:
+                    self._put_aside(source, records, index, values[index])
+                    other = next(following, end)
+                elif fresh and (keys[index] or b"") in fresh:
+                    self._park_behind(source, records, index)
                 else:
-                    context._index = index
-                    try:
-                        callback(context, value)
-                    except Exception as error:
-                        staged.clear()
-                        context._wrote = False
-                        self._bad(source, records, index, error)
-                    else:
+                    # All up to the next one that is not for the callback; but each may follow one that has just failed.
+                    for index in range(index, index + 1 if fresh else other):  # noqa: B020
+                        context._index = index
+                        try:
+                            callback(context, values[index])
+                        except Exception as error:
+                            staged.clear()
+                            context._wrote = False
+                            self._bad(source, records, index, error)
+                            break
                         if context._wrote:
                             self._write(keys[index] or b"")
                         if staged:
                             outputs.accept(staged)
                             staged.clear()
+                        if now() >= pace.cut_at:
+                            self._cut(source.topic, self.partition, offsets[index] + 1)
                 if now() >= pace.cut_at:
                     self._cut(source.topic, self.partition, offsets[index] + 1)
+                index += 1
         finally:
             context._active = False
             context._wrote = False
             staged.clear()
 
-    def _values(self, source: Source, records: Handled) -> tuple[Sequence[Any], bool]:
-        """The decoded values, _HELD for those of parked keys, which are not decoded; True with them when any is
-        _Unusable."""
+    def _values(self, source: Source, records: Handled) -> tuple[Sequence[Any], Sequence[int]]:
+        """The decoded values, and where one stands that is not for the callback: an _Unusable, which is _HELD, not
+        decoded, where the key is parked."""
         raw, codec = records.values, source.codec
         parked = self.quarantine.parked if self.quarantine is not None and not source.is_visit else None
         if not parked:
             return _decode(codec, raw, self._null)
-        ignored = self._null.__class__ is _Unusable  # a null value that is passed over is not parked either
         keys = records.keys if b"" not in parked else [key or b"" for key in records.keys]
-        held = [index for index, key in enumerate(keys) if key in parked and not (ignored and raw[index] is None)]
+        held = list(compress(range(len(keys)), map(parked.__contains__, keys)))
+        if self._null.__class__ is _Unusable:  # a null value that is passed over is not parked either
+            held = [index for index in held if raw[index] is not None]
         if not held:
             return _decode(codec, raw, self._null)
         # Bad records are mostly of keys that are parked. With others in their place, the rest is decoded in one call.
@@ -181,10 +189,11 @@ class PartitionProcessor:
         filled = list(raw)
         for index in held:
             filled[index] = other
-        values = list(_decode(codec, filled, self._null)[0])
+        decoded, others = _decode(codec, filled, self._null)
+        values = list(decoded)
         for index in held:
             values[index] = _HELD
-        return values, True
+        return values, sorted(there.union(others))
 
     def touch_table(self) -> None:
         """Write one row as it is once more; of a table without rows, delete one that is not there."""
@@ -284,9 +293,18 @@ class PartitionProcessor:
             self.quarantine.park(source.topic, records, index, self._outputs.now_ms, error)
             self._fresh.add(records.keys[index] or b"")
 
-    def _park_behind(self, source: Source, records: Handled, index: int, value: Any) -> None:
-        if value.__class__ is _Unusable and value.error is None and value is not _HELD:
+    def _put_aside(self, source: Source, records: Handled, index: int, value: _Unusable) -> None:
+        """A value that is not for the callback."""
+        if value is _HELD:
+            self._park_behind(source, records, index)
+        elif value.error is None:
             return  # a null value that is passed over
+        elif (records.keys[index] or b"") in self._fresh:
+            self._park_behind(source, records, index)
+        else:
+            self._bad(source, records, index, value.error, decoded=False)
+
+    def _park_behind(self, source: Source, records: Handled, index: int) -> None:
         assert self.quarantine is not None
         self.quarantine.park(source.topic, records, index, self._outputs.now_ms, None)
 
@@ -297,27 +315,28 @@ def _wrapped(
     return lambda context, value: callback(wrapper(context), value)
 
 
-def _decode(codec: Codec[Any], raw: Sequence[bytes | None], null: Any) -> tuple[Sequence[Any], bool]:
-    """The decoded values, in one call where the codec can; True with them when some are _Unusable."""
+def _decode(codec: Codec[Any], raw: Sequence[bytes | None], null: Any) -> tuple[Sequence[Any], Sequence[int]]:
+    """The decoded values, in one call where the codec can, and where those stand that are _Unusable."""
     decode_many = getattr(codec, "decode_many", None)
     if decode_many is not None and None not in raw:
         with suppress(CodecError):
-            return decode_many(raw), False
+            return decode_many(raw), ()
         if len(raw) > _FEW:  # one of them is bad; the half without it is still decoded in one call
             half = len(raw) // 2
-            (left, mixed), (right, also) = _decode(codec, raw[:half], null), _decode(codec, raw[half:], null)
-            return [*left, *right], mixed or also
+            (left, others), (right, more) = _decode(codec, raw[:half], null), _decode(codec, raw[half:], null)
+            return [*left, *right], [*others, *(half + index for index in more)]
     values: list[Any] = []
-    mixed = False
+    others = []
     decode = codec.decode
-    for data in raw:
+    for index, data in enumerate(raw):
         if data is None and not isinstance(null, bytes):
             values.append(null)
-            mixed = mixed or null is not None
+            if null is not None:
+                others.append(index)
             continue
         try:
             values.append(decode(null if data is None else data))
         except Exception as error:
             values.append(_Unusable(error))
-            mixed = True
-    return values, mixed
+            others.append(index)
+    return values, others

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gokamsg.engine import ClientConfig
@@ -293,5 +294,7 @@ def test_a_parked_record_comes_out_of_its_row_as_it_went_in() -> None:
     )
     assert ParkedRecord.decode(record.encode()) == record
     assert (record.name, record.row_key) == ("in/2/30", b"in/2/30")
+    odd = msgspec.structs.replace(record, error="not UTF-8: \udcff", headers=(("\udc80", b"\x80"),), value=None)
+    assert ParkedRecord.decode(odd.encode()) == odd
     with pytest.raises(CodecError):
         ParkedRecord.decode(b"\x00\x00\x00\x05abcde")

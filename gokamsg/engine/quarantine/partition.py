@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gokamsg.engine.context import Handled
 from gokamsg.engine.output import OutputTopic
@@ -80,12 +81,13 @@ class Quarantine:
                 f"the quarantine of group {self._group!r} holds {self.records:,} records in partition"
                 f" {self._partition}, and takes no more; retry or drop them: gokamsg quarantine list"
             )
+        key = records.keys[index]
         record = ParkedRecord(
             sequence=self._sequence,
             topic=topic,
             partition=self._partition,
             offset=records.offsets[index],
-            key=records.keys[index],
+            key=key,
             value=records.values[index],
             headers=tuple(records.headers(index)),
             timestamp_ms=records.timestamp(index),
@@ -96,8 +98,9 @@ class Quarantine:
         )
         self._sequence += 1
         self.records += 1
-        self.parked.setdefault(record.key or b"", []).append(record.row_key)
-        self._put(record.row_key, record.encode())
+        name = record.row_key
+        self.parked.setdefault(key or b"", []).append(name)
+        self._put(name, record.encode())
 
     # --- with the worker's transaction --------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
-from dataclasses import dataclass, fields
-from typing import Any
+
+import msgspec
 
 from gokamsg.engine.output import decode_key
 from gokamsg.errors import CodecError
@@ -20,8 +20,7 @@ _LENGTH = 4
 TRACEBACK_CHARS = 8_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParkedRecord:
+class ParkedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record that could not be handled (`error` says why), or that stands behind such a one of its key ("")."""
 
     sequence: int  # its place among the parked records of its partition
@@ -60,12 +59,25 @@ class ParkedRecord:
 
     def encode(self) -> bytes:
         """The row's value."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in _TOLD}
-        told["is_null"] = self.value is None
-        told["key"] = bytes_to_text(self.key)
-        told["headers"] = [(name, bytes_to_text(value)) for name, value in self.headers]
-        told["traceback"] = self.traceback[-TRACEBACK_CHARS:]
-        description = json.dumps(told).encode()
+        told = {
+            "sequence": self.sequence,
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+            "key": self.key,
+            "headers": self.headers,
+            "timestamp_ms": self.timestamp_ms,
+            "parked_ms": self.parked_ms,
+            "error": self.error,
+            "traceback": self.traceback[-TRACEBACK_CHARS:],
+            "tries": self.tries,
+            "is_edited": self.is_edited,
+            "is_null": self.value is None,
+        }
+        try:
+            description = _encoder.encode(told)
+        except UnicodeEncodeError:  # text that holds other bytes than UTF-8, as surrogates
+            description = json.dumps(told, default=bytes_to_text).encode()
         return len(description).to_bytes(_LENGTH, "big") + description + (self.value or b"")
 
     @classmethod
@@ -82,7 +94,7 @@ class ParkedRecord:
             raise CodecError(f"a row of the quarantine cannot be read: {error}") from error
 
 
-_TOLD = tuple(field.name for field in fields(ParkedRecord) if field.name != "value")
+_encoder = msgspec.json.Encoder()  # it writes bytes in base64
 
 
 class OneRecord:
