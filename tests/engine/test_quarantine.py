@@ -1,5 +1,8 @@
 """Bad records are put aside with the later ones of their keys; other keys go on; a retry goes through them in order."""
 
+import itertools
+import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,11 @@ from gokamsg.engine import ClientConfig
 from gokamsg.engine.codec import Int64, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Loop, Output, Persist, define_group
+from gokamsg.engine.hashing import partition_of
 from gokamsg.engine.quarantine.client import QuarantineClient
 from gokamsg.engine.quarantine.record import ParkedRecord
 from gokamsg.errors import CodecError, ProcessingError
-from tests.engine.kafka_scene import Running, Scene
+from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.engine.test_processor import scene, topic  # noqa: F401 - fixtures
 from tests.helpers import eventually
 
@@ -191,6 +195,70 @@ def test_records_that_cannot_be_decoded_keep_their_bytes_and_headers(
             assert quarantine.edit(bad, b"10", WITHIN_S)
             assert quarantine.retry(behind, WITHIN_S)
         eventually("all are counted", lambda: scene.table(f"{group}-table").get("Ann") == b"13", timeout_s=WITHIN_S)
+
+
+def test_bad_records_of_many_keys_lie_between_good_ones(
+    scene: Scene,  # noqa: F811
+    topic: Any,  # noqa: F811
+    fresh_name: Fresh,
+    seed: int,
+) -> None:
+    """Some fail in the callback, some cannot be decoded; each key is handled up to its first bad one, no further."""
+    source, group = topic("in"), fresh_name("group")
+
+    def handle(context: Context, value: int) -> None:
+        if value < 0:
+            raise ValueError("below zero")
+        context.set_value(f"{context.value() or ''}{value} ")
+
+    graph = define_group(group, Input(source, Int64(), handle), Persist(String()))
+    rng = random.Random(seed)
+    sent = {f"key {number}": list[str]() for number in range(24)}
+    for number in range(1_500):
+        key = rng.choice([*sent])
+        sent[key].append(rng.choice((f"-{number}", f"no {number}")) if rng.random() < 0.02 else str(number))
+    turns = [key for key, values in sent.items() for _ in values]
+    rng.shuffle(turns)
+    following = {key: iter(values) for key, values in sent.items()}
+    records = [(key, next(following[key])) for key in turns]
+    good = {key: list(itertools.takewhile(str.isdigit, values)) for key, values in sent.items()}
+    bad = sum(len(values) - len(good[key]) for key, values in sent.items())
+    with scene.running(graph) as running:
+        for begin in range(0, len(records), 500):  # the next batches come upon keys that are parked already
+            scene.produce(source, records[begin : begin + 500])
+        running.caught_up(len(records))
+        _parked(running, bad)
+    with _client(scene, graph) as quarantine:
+        parked = _committed(quarantine, bad)
+    for key, values in sent.items():
+        assert (_row(scene, graph, key) or "").split() == good[key], key
+        own = [record for record in parked if record.key_text == key]
+        assert [record.value for record in own] == [value.encode() for value in values[len(good[key]) :]], key
+        assert [bool(record.error) for record in own] == [number == 0 for number in range(len(own))], key
+
+
+def test_a_transaction_is_cut_after_bad_records_too(
+    scene: Scene,  # noqa: F811
+    topic: Any,  # noqa: F811
+    fresh_name: Fresh,
+) -> None:
+    """Many slow failures in a row would else outlast the transaction's timeout together."""
+    source, go_on = topic("in"), threading.Event()
+
+    def handle(context: Context, value: str) -> None:
+        if value == "bad":
+            raise ValueError(value)
+        assert go_on.wait(WITHIN_S), "the bad record was not committed meanwhile"
+
+    graph = define_group(fresh_name("group"), Input(source, String(), handle))
+    names = [f"key {number}" for number in range(50)]
+    one, other = [name for name in names if partition_of(name.encode(), PARTITIONS) == 0][:2]
+    scene.produce(source, [(one, "bad"), (other, "good")])
+    with scene.running(graph, commit_age_s=0.0), _client(scene, graph) as quarantine:
+        try:
+            _committed(quarantine, 1)
+        finally:
+            go_on.set()
 
 
 def test_a_record_as_large_as_a_topic_takes_is_kept_whole(
