@@ -19,6 +19,7 @@ QUICK = {
     "soak": [],
     "growth": [],
     "quarantine": [],
+    "footprint": [],
 }
 # What others import, or run as a contender.
 PARTS = {
