@@ -13,6 +13,7 @@ import signal
 import socket
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ COMMANDS = {
     "translate": ("hello", "hi"),
     "status": (),
 }
-Figures = dict[str, list[float]]
+Figures = defaultdict[str, list[float]]
 
 
 def pss_mb(pids: Iterable[int]) -> float:
@@ -59,10 +60,10 @@ def broker_round(directory: Path, found: Figures, idle_seconds: float | None) ->
     broker = Process.gokamsg("broker", *flags, log_dir=directory, name="broker")
     try:
         eventually("the broker accepts connections", lambda: accepts(port), interval_s=0.001)
-        found.setdefault("broker: accepts, ms", []).append((time.monotonic() - began) * 1000)
-        found.setdefault("broker: RSS, MB", []).append(rss_mb([broker.pid], peak=False)[0])
+        found["broker: accepts, ms"].append((time.monotonic() - began) * 1000)
+        found["broker: RSS, MB"].append(rss_mb([broker.pid], peak=False)[0])
         if idle_seconds is not None:
-            found["broker: idle, % of a core"] = [idle_percent(broker, idle_seconds)]
+            found["broker: idle, % of a core"].append(idle_percent(broker, idle_seconds))
     finally:
         broker.terminate()
 
@@ -74,20 +75,20 @@ def up_round(directory: Path, name: str, found: Figures, idle_seconds: float | N
     everything = Process.gokamsg("up", *flags, log_dir=directory, name=name)
     try:
         everything.wait_line(r"ready in", timeout_s=60)
-        found.setdefault("up: ready, ms", []).append((time.monotonic() - began) * 1000)
+        found["up: ready, ms"].append((time.monotonic() - began) * 1000)
         for command, arguments in COMMANDS.items():
             done = run_gokamsg(command, *arguments, "--brokers", f"127.0.0.1:{broker_port}")
             if done.returncode:
                 raise SystemExit(f"{command} failed: {done.stderr}")
-            found.setdefault(f"{command}: answers, ms", []).append(done.seconds * 1000)
-        found.setdefault("up: PSS, MB", []).append(pss_mb(tree(everything.pid)))
+            found[f"{command}: answers, ms"].append(done.seconds * 1000)
+        found["up: PSS, MB"].append(pss_mb(tree(everything.pid)))
         if idle_seconds is not None:
-            found["up: idle, % of a core"] = [idle_percent(everything, idle_seconds)]
+            found["up: idle, % of a core"].append(idle_percent(everything, idle_seconds))
     finally:
         began = time.monotonic()
         everything.signal(signal.SIGINT)
         everything.wait()
-        found.setdefault("up: stopped by Ctrl-C, ms", []).append((time.monotonic() - began) * 1000)
+        found["up: stopped by Ctrl-C, ms"].append((time.monotonic() - began) * 1000)
 
 
 def main() -> None:
@@ -97,9 +98,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, idle for 2 s: a check, not a measurement")
     options = parser.parse_args()
     rounds, idle_seconds = (1, 2.0) if options.quick else (options.rounds, options.idle_seconds)
-    found: Figures = {}
+    found: Figures = defaultdict(list)
     with tempfile.TemporaryDirectory() as directory:
-        up_round(Path(directory), "first", {}, None)  # it makes the data
+        up_round(Path(directory), "first", defaultdict(list), None)  # it makes the data
         for number in range(rounds):
             last = idle_seconds if number == rounds - 1 else None
             broker_round(Path(directory, f"broker-{number}"), found, last)

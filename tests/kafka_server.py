@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from confluent_kafka import Producer as ConfluentProducer
+from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, MemberToRemove, TransactionState
 from kafka.errors import KafkaError
 
@@ -184,8 +184,9 @@ class KafkaCluster:
     def _end_transactions(self, admin: KafkaAdminClient) -> None:
         for found in itertools.chain.from_iterable(admin.list_transactions().values()):
             if found.state is TransactionState.ONGOING and found.transactional_id.startswith(MESSAGING_GROUPS):
-                options = {"bootstrap.servers": self.address, "transactional.id": found.transactional_id}
-                ConfluentProducer(options).init_transactions(30)  # takes it over
+                successor = KafkaProducer(bootstrap_servers=self.address, transactional_id=found.transactional_id)
+                with contextlib.closing(successor):
+                    successor.init_transactions()  # which aborts what was open
 
     @staticmethod
     def _drop_groups(admin: KafkaAdminClient) -> bool:

@@ -122,7 +122,7 @@ class PartitionProcessor:
     def process(self, source: Source, records: Handled) -> None:
         """Handle all `records` of `source` in order."""
         keys = records.keys
-        values, others = self._values(source, records)
+        values, aside = self._values(source, records)
         if self.table is not None:
             self.table.prefetch(keys)
         context, outputs, pace, callback = self._context, self._outputs, self._pace, source.callback
@@ -134,19 +134,20 @@ class PartitionProcessor:
         context._topic = source.topic
         context._records = records
         context._active = True
-        index, end = 0, len(values)
-        following = iter(others)
-        other = next(following, end)
+        at, end = 0, len(values)
+        following = iter(aside)
+        stop = next(following, end)
         try:
-            while index < end:
-                if index == other:
-                    self._put_aside(source, records, index, values[index])
-                    other = next(following, end)
-                elif fresh and (keys[index] or b"") in fresh:
-                    self._park_behind(source, records, index)
+            while at < end:
+                index = at
+                if at == stop:
+                    self._put_aside(source, records, at, values[at])
+                    stop = next(following, end)
+                elif fresh and (keys[at] or b"") in fresh:
+                    self._park_behind(source, records, at)
                 else:
-                    # All up to the next one that is not for the callback; but each may follow one that has just failed.
-                    for index in range(index, index + 1 if fresh else other):  # noqa: B020
+                    # A run of values for the callback; once a key has failed, the next one may stand behind it.
+                    for index in range(at, at + 1 if fresh else stop):
                         context._index = index
                         try:
                             callback(context, values[index])
@@ -162,9 +163,9 @@ class PartitionProcessor:
                             staged.clear()
                         if now() >= pace.cut_at:
                             self._cut(source.topic, self.partition, offsets[index] + 1)
-                if now() >= pace.cut_at:
+                if now() >= pace.cut_at:  # after one that came to no callback, or failed
                     self._cut(source.topic, self.partition, offsets[index] + 1)
-                index += 1
+                at = index + 1
         finally:
             context._active = False
             context._wrote = False
@@ -189,11 +190,11 @@ class PartitionProcessor:
         filled = list(raw)
         for index in held:
             filled[index] = other
-        decoded, others = _decode(codec, filled, self._null)
+        decoded, aside = _decode(codec, filled, self._null)
         values = list(decoded)
         for index in held:
             values[index] = _HELD
-        return values, sorted(there.union(others))
+        return values, sorted(there.union(aside))
 
     def touch_table(self) -> None:
         """Write one row as it is once more; of a table without rows, delete one that is not there."""
@@ -323,20 +324,20 @@ def _decode(codec: Codec[Any], raw: Sequence[bytes | None], null: Any) -> tuple[
             return decode_many(raw), ()
         if len(raw) > _FEW:  # one of them is bad; the half without it is still decoded in one call
             half = len(raw) // 2
-            (left, others), (right, more) = _decode(codec, raw[:half], null), _decode(codec, raw[half:], null)
-            return [*left, *right], [*others, *(half + index for index in more)]
+            (left, aside), (right, more) = _decode(codec, raw[:half], null), _decode(codec, raw[half:], null)
+            return [*left, *right], [*aside, *(half + index for index in more)]
     values: list[Any] = []
-    others = []
+    aside = []
     decode = codec.decode
     for index, data in enumerate(raw):
         if data is None and not isinstance(null, bytes):
             values.append(null)
             if null is not None:
-                others.append(index)
+                aside.append(index)
             continue
         try:
             values.append(decode(null if data is None else data))
         except Exception as error:
             values.append(_Unusable(error))
-            others.append(index)
-    return values, others
+            aside.append(index)
+    return values, aside
