@@ -48,7 +48,7 @@ def main() -> None:
     )
     producer.init_transactions()
     while not stopped:
-        polled = consumer.poll(timeout_ms=100)
+        polled = consumer.poll(timeout_ms=1_000)  # a join that outlasts a poll may be forgotten by kafka-python
         if not polled:
             continue
         producer.begin_transaction()

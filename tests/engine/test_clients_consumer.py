@@ -362,6 +362,28 @@ def test_a_join_that_ends_between_two_polls_is_not_repeated(
             assert joined(second).membership.generation_id == generation
 
 
+def test_a_join_for_new_partitions_is_carried_through_however_short_the_polls(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    """kafka-python forgot it when another member kept it waiting for longer than a poll, and hung without a word."""
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as leader, kafka_cluster.admin() as admin:
+        joined(leader)
+        with group_member(kafka_cluster, group, topic, instance="two") as second:
+
+            def each_has(partitions: int) -> bool:
+                leader.poll(0.02)
+                second.poll(0.02)
+                return len(leader.assignment()) == len(second.assignment()) == partitions
+
+            eventually("both have two partitions", lambda: each_has(2), timeout_s=20)
+            admin.create_partitions({topic: 6})
+            leader._consumer._cluster.request_update()  # as once a minute
+            eventually("the leader knows", lambda: leader.will_rejoin())
+            assert leader.poll(0) == {}  # begins to join, and does not wait for the other member
+            eventually("both have three partitions", lambda: each_has(3), timeout_s=20)
+
+
 def test_a_poll_that_waits_for_data_ends_for_a_rebalance_and_when_it_is_woken(
     kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
 ) -> None:

@@ -103,6 +103,7 @@ class GroupConsumer(BatchReader):
         self._watch_heartbeats()
         self._note_pending_offsets()
         self._keep_finished_joins()
+        self._finish_begun_joins()
         self._consumer.subscribe(topics=list(topics), listener=_Listener(self))
         try:
             for topic in topics:  # joining before the partitions are known would rebalance twice
@@ -248,6 +249,18 @@ class GroupConsumer(BatchReader):
             return assignment
 
         coordinator._do_join_and_sync_async = join_or_take
+
+    def _finish_begun_joins(self) -> None:
+        # The member that assigns joins anew when a topic's partitions change. kafka-python forgets that reason as it
+        # begins, so a join that outlasts one poll was never taken up again: without heartbeats, and without a word.
+        coordinator = self._coordinator
+        prepare = coordinator._on_join_prepare_async
+
+        async def prepare_to_the_end(*args: Any, **options: Any) -> None:
+            coordinator.request_rejoin()
+            await prepare(*args, **options)
+
+        coordinator._on_join_prepare_async = prepare_to_the_end
 
     def _fenced(self) -> IdentityError:
         self._fatal = IdentityError(
