@@ -77,12 +77,13 @@ def ensure(manager: TopicManager, names: Iterable[str], settings: TopicSettings 
         together = next((topics for topics in copartitioned() if name in topics), frozenset())
         partitions = next((counts[other] for other in together if other in counts), settings.partitions)
         if name in tables():
-            manager.ensure_table(name, partitions, replication=settings.replication)
+            made = manager.ensure_table(name, partitions, replication=settings.replication)
         else:
-            manager.ensure_stream(
+            made = manager.ensure_stream(
                 name, partitions, replication=settings.replication, retention_ms=settings.retention_ms
             )
-        yield name
+        if made:  # not by another process meanwhile
+            yield name
 
 
 def mismatches(partitions: Mapping[str, int], names: Collection[str] = ()) -> Iterator[str]:

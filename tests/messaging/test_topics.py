@@ -40,6 +40,15 @@ def test_missing_topics_are_made_once(clean_cluster: KafkaCluster) -> None:
         assert manager.config("blocker-table")["cleanup.policy"] == "compact"
 
 
+def test_a_topic_that_two_processes_find_missing_is_told_by_the_one_that_made_it(clean_cluster: KafkaCluster) -> None:
+    with TopicManager(ClientConfig(clean_cluster.address)) as manager:
+        one, other = ensure(manager, all_topics()), ensure(manager, all_topics())
+        first = next(one)  # by now it has looked what is missing: everything
+        others = list(other)
+        assert [first, *others] == list(all_topics())
+        assert list(one) == []
+
+
 def test_new_topics_match_those_that_are_there(clean_cluster: KafkaCluster) -> None:
     clean_cluster.create_topics({"message_received": {"num_partitions": 3}})
     with TopicManager(ClientConfig(clean_cluster.address)) as manager:
