@@ -31,10 +31,11 @@ from gokamsg.engine.partition_table import PartitionTable
 from gokamsg.engine.quarantine.partition import Quarantine
 from gokamsg.engine.table_reader import TableReader
 from gokamsg.engine.tables import Tables
-from gokamsg.errors import BrokerUnavailableError, OffsetsPendingError, TransactionAbortedError
+from gokamsg.errors import BrokerUnavailableError, OffsetsPendingError, TopicError, TransactionAbortedError
 
 TopicPartition = tuple[str, int]
 COMMITTED_WAIT_S = 0.3
+TRACES_WAIT_S = 1.0
 OPEN_TRANSACTION = (
     "brokers end it when its timeout is over; if they do not, kafka-transactions.sh finds it (find-hanging) and ends it"
     " (abort)"
@@ -171,7 +172,7 @@ class Assignment:
         self.positions.clear()
 
     def step(self) -> None:
-        """Do what can be done now. Raises OffsetsLostError, StateError, BrokerUnavailableError."""
+        """Do what can be done now. Raises OffsetsLostError, StateError, TopicError, BrokerUnavailableError."""
         if not self._lookups_open:
             self._open_lookups()
         if self._undecided and self._membership is not None:
@@ -218,9 +219,13 @@ class Assignment:
             self._undecided_why = f"the group's offsets are not told: {error}"
             return
         partitions = sorted({partition for _, partition in assigned})
+        self._check_tables(partitions[-1])
         own_ends = self._own_ends(partitions)
+        traces = self._traces({partition for (_, partition), offset in committed.items() if offset is None}, own_ends)
+        if traces is None:
+            return
         try:
-            positions = self._positions(assigned, committed, own_ends, membership)
+            positions = self._positions(assigned, committed, traces, membership)
         except TransactionAbortedError:
             return  # the group is rebalancing again; the next assignment decides
         for partition in partitions:
@@ -232,6 +237,17 @@ class Assignment:
             for partition in partitions
         }
 
+    def _check_tables(self, highest: int) -> None:
+        """Raises TopicError where an input has got more partitions, at work, than a table that belongs to it."""
+        for topic in (*self._own_tables, *(edge.topic for edge in self._graph.joint_tables)):
+            count = self._clients.tables.partitions(topic)
+            if highest >= count:
+                raise TopicError(
+                    f"the inputs of group {self._graph.group!r} have more partitions by now than {topic!r}, which has"
+                    f" {count}: keys are placed by that number, so topics of one group must have equally many; make"
+                    f" the inputs anew with {count}, or delete {topic!r} to have it made again"
+                )
+
     @property
     def _own_tables(self) -> list[str]:
         """What this group alone writes."""
@@ -242,11 +258,24 @@ class Assignment:
         keys = [(topic, partition) for topic in self._own_tables for partition in partitions]
         return self._clients.tables.end_offsets(keys) if keys else {}
 
+    def _traces(self, new: Collection[int], own_ends: Mapping[TopicPartition, int]) -> Collection[int] | None:
+        """Those of the partitions `new` to the group, by its offsets, that its tables show as handled before; None if
+        that is not known yet."""
+        ends = {key: end for key, end in own_ends.items() if key[1] in new and end > 0}
+        if not ends:
+            return ()
+        written = self.reader.written(ends, TRACES_WAIT_S)
+        if written is None:
+            logs = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(ends))
+            self._undecided_why = f"{logs} may be part of a transaction that is still open; {OPEN_TRANSACTION}"
+            return None
+        return {partition for _, partition in written}
+
     def _positions(
         self,
         assigned: list[TopicPartition],
         committed: Mapping[TopicPartition, int | None],
-        own_ends: Mapping[TopicPartition, int],
+        traces: Collection[int],
         membership: Membership,
     ) -> dict[TopicPartition, int]:
         inputs = self._clients.inputs
@@ -260,8 +289,7 @@ class Assignment:
                 committed=committed.get((topic, partition)),
                 log_start=starts[topic, partition],
                 log_end=ends[topic, partition],
-                handled_before=any(own_ends[own, partition] > 0 for own in self._own_tables)
-                or self._marks.has(topic, self._topic_ids[topic], partition),
+                handled_before=partition in traces or self._marks.has(topic, self._topic_ids[topic], partition),
                 start=self._options.start,
             )
             for topic, partition in assigned

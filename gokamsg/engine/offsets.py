@@ -6,8 +6,8 @@
 - None although it has, or one that the log no longer has (or does not have yet): OffsetsLostError names the range, and
   the option `start` decides.
 
-That a group has handled a partition before is shown by its table's changelog, or by a mark in the state directory,
-which is made once the group's first offset of the partition is committed.
+That a group has handled a partition before is shown by a committed record in its table's changelog, or by a mark in
+the state directory, which is made once the group's first offset of the partition is committed.
 """
 
 from __future__ import annotations

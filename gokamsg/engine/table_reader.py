@@ -11,7 +11,7 @@ Owned by the worker's thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
@@ -28,6 +28,8 @@ Changed = Callable[[int, Collection[bytes]], None]
 
 FLUSH_ROWS = 8_192
 """Rows to store at once in a restore: enough for the file, and soon done when the last record was read."""
+
+PROBE_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,28 @@ class TableReader:
         if finished:
             self._assign()
         return applied
+
+    def written(self, ends: Mapping[TopicPartition, int], timeout_s: float) -> Collection[TopicPartition] | None:
+        """Those of these changelogs that hold a committed record below the given end; None if that takes longer.
+
+        An end above 0 does not say so: it counts aborted records and markers, and Apache Kafka writes the marker of a
+        transaction whose topic was deleted meanwhile into the topic that was made anew under its name.
+        """
+        found: set[TopicPartition] = set()
+        unknown = set(ends)
+        deadline = monotonic() + timeout_s
+        self._consumer.set_partitions({})  # what is read would keep its position otherwise, before and afterwards
+        try:
+            self._consumer.set_partitions({key: self._consumer.log_start(*key) for key in ends})
+            while unknown and monotonic() < deadline:
+                found.update(self._consumer.poll(PROBE_POLL_S))
+                unknown = {key for key in unknown - found if self._consumer.position(*key) < ends[key]}
+        except PositionLostError:
+            return None
+        finally:
+            self._consumer.set_partitions({})
+            self._assign()
+        return None if unknown else found
 
     def lag(self) -> int:
         """Changelog records that are not applied yet, holes included, over everything that is read."""

@@ -220,8 +220,9 @@ def test_at_least_once_keeps_tables_and_outputs(scene: Scene, topic: Any, fresh_
     assert len(scene.read(sink)) == 350
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["at home", "elsewhere"])
 def test_offsets_that_were_deleted_are_not_guessed_at(
-    scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh
+    scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh, tmp_path: Path, elsewhere: bool
 ) -> None:
     source, group = topic("in"), fresh_name("group")
     scene.produce(source, [("k", "x")] * 5)
@@ -232,15 +233,52 @@ def test_offsets_that_were_deleted_are_not_guessed_at(
         eventually("the group is deleted", lambda: admin.delete_groups([group]) is not None, timeout_s=15)
     finally:
         admin.close()
-    with scene.running(counting(group, source)) as running:
+    state_dir = tmp_path / "another" if elsewhere else scene.state_dir
+    with scene.running(counting(group, source), state_dir=state_dir) as running:
         error = running.failed()
     assert isinstance(error, OffsetsLostError)
     assert "--start earliest" in str(error)
-    with scene.running(counting(group, source), start="latest") as running:
+    with scene.running(counting(group, source), state_dir=state_dir, start="latest") as running:
         running.wait_at_work()
         scene.produce(source, [("k", "x")])
         running.caught_up(1)
     assert scene.table(f"{group}-table") == {"k": b"6"}
+
+
+def test_a_changelog_without_a_committed_record_is_no_trace_of_an_earlier_life(
+    scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh
+) -> None:
+    """Apache Kafka writes the abort marker of a killed worker into its topic, though that was made anew meanwhile."""
+    source, group = topic("in"), fresh_name("group")
+    table = f"{group}-table"
+    kafka_cluster.create_topics({table: {"num_partitions": PARTITIONS, "configs": {"cleanup.policy": "compact"}}})
+    scene.produce(source, [("k", "x")] * 5)
+    partition = partition_of(b"k", PARTITIONS)
+    with closing(KafkaProducer(bootstrap_servers=scene.address, transactional_id=fresh_name("owner"))) as owner:
+        owner.init_transactions()
+        owner.begin_transaction()
+        owner.send(table, key=b"k", value=b"10", partition=partition).get(timeout=20)
+        with scene.running(counting(group, source)) as running:
+            assert not running.processor.wait_for_ready(2.0)
+            notice = eventually("it says why", lambda: running.processor.status().notice, timeout_s=15)
+            assert re.search(rf"{table}/{partition}\b.* transaction .*still open", notice)
+            owner.abort_transaction()
+            running.caught_up(5)
+    assert scene.table(table) == {"k": b"5"}
+
+
+def test_an_input_that_gets_more_partitions_ends_the_processor_with_a_sentence(
+    scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh
+) -> None:
+    source, group = topic("in"), fresh_name("group")
+    with scene.running(counting(group, source)) as running, kafka_cluster.admin() as admin:
+        running.wait_at_work()
+        admin.create_partitions({source: PARTITIONS + 2})
+        running.processor._parts.inputs._consumer._cluster.request_update()  # type: ignore[union-attr]  # as once a minute
+        error = running.failed()
+    assert isinstance(error, TopicError)
+    assert f"have more partitions by now than '{group}-" in str(error)
+    assert f"which has {PARTITIONS}:" in str(error)
 
 
 def test_of_two_workers_with_one_identity_one_stops_and_says_why(
