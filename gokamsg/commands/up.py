@@ -42,7 +42,7 @@ def up(settings: Settings) -> None:
     started = time.monotonic()
     if settings.reset and not reset(settings):
         return
-    check_port(settings)
+    settings = with_ports(settings)
     show = Display(settings, started)
     everything = Up(
         None if settings.brokers else broker_spec(settings),
@@ -95,11 +95,16 @@ def part(name: str, settings: Settings, stage: int = 0) -> ChildSpec:
     return ChildSpec(name, argv, greeting=json.dumps(values).encode() + b"\n", stage=stage)
 
 
-def check_port(settings: Settings) -> None:
-    """Refuses a taken HTTP port before anything is started."""
+def with_ports(settings: Settings) -> Settings:
+    """Free ports in place of 0, so that all parts know them, and one that is started again is found where it was.
+
+    Refuses a taken HTTP port before anything is started; of its own port the broker tells by itself.
+    """
     from gokamsg.messaging.server import listen
 
-    listen("127.0.0.1", settings.port).close()
+    with listen("127.0.0.1", settings.port) as http, listen("127.0.0.1", 0) as spare:
+        broker_port = settings.broker_port or spare.getsockname()[1]
+        return replace(settings, port=http.getsockname()[1], broker_port=broker_port)
 
 
 def reset(settings: Settings) -> bool:

@@ -227,6 +227,18 @@ def test_the_demo_sends_and_the_detector_blocks(scene: UpScene) -> None:
     assert all(json.loads(line) for line in up.stdout().splitlines())
 
 
+def test_free_ports_are_known_to_all_parts_and_kept_when_they_are_started_again(scene: UpScene) -> None:
+    scene.port = scene.broker_port = 0
+    up = scene.up("--demo", "--json", ready=False)
+    broker, service = (up.wait_line(rf'"part": "{name}", "ready": "[^"]*:(\d+)"') for name in ("broker", "serve"))
+    scene.broker_port, scene.port = int(broker.group(1)), int(service.group(1))
+    eventually("the demo has sent", lambda: any(scene.feed(user) for user in USERS), timeout_s=60, interval_s=0.5)
+    for pid in children_of(up).values():
+        os.kill(pid, signal.SIGKILL)
+    eventually("messages go through", lambda: scene.send("Alice", "Zoe", "again", timeout_s=3), timeout_s=60)
+    eventually("they arrive", lambda: scene.feed("Zoe"), timeout_s=60, interval_s=0.5)
+
+
 def test_in_a_pipe_a_block_is_one_line(scene: UpScene) -> None:
     up = scene.up("--detect-messages", "5", "--detect-share", "0.9")
     for number in range(12):
