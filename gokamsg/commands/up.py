@@ -233,7 +233,7 @@ class Display:
             return
         self._step("processors", " ".join(sorted({name.partition("/")[0] for name in self._statuses})), "")
         self._step("service", self._url, f"ready in {self._elapsed():.1f} s")
-        for line in hints(self._url, self.brokers, ours=not self._settings.brokers):
+        for line in hints(self._url, self.brokers):
             console.note(line)
         for name, status in self._statuses.items():
             self._said[name] = _state_text(status)
@@ -335,7 +335,7 @@ def _state_text(status: dict[str, Any]) -> str:
     return str(status.get("state", ""))
 
 
-def hints(url: str, here: Settings | None, *, ours: bool) -> list[str]:
+def hints(url: str, here: Settings | None) -> list[str]:
     """The three lines to try next, with the addresses as they are."""
     brokers = "" if here is None or here.addresses in DEFAULT_ADDRESSES else f" --brokers {here.addresses}"
     if here is not None and here.kafka_config:
@@ -344,7 +344,7 @@ def hints(url: str, here: Settings | None, *, ours: bool) -> list[str]:
     return [
         "",
         "Try, in another terminal:",
-        f"""  curl -d '{{"to": "Alice", "content": "Hey, how are you doing?"}}' {address}/Bob/send""",
+        f"""  curl -d '{{"to": "Alice", "content": "Hello!"}}' {address}/Bob/send""",
         f"  gokamsg feed Alice --follow{brokers}",
         f"  gokamsg block Bob{brokers}",
         "",
