@@ -41,6 +41,11 @@ OPEN_TRANSACTION = (
     " (abort)"
 )
 
+REBALANCE = (
+    "the group assigns no partitions: its coordinator is not ready yet, or waits for a member that neither joins nor"
+    " leaves, and puts it out when its session or its time between two polls is over"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Clients:
@@ -82,6 +87,7 @@ class Assignment:
         self._standing_by: set[int] = set()
         self._assigned: set[TopicPartition] = set()
         self._membership: Membership | None = None
+        self._without_since = monotonic()  # a membership
         self._undecided = True
         self._undecided_since = monotonic()
         self._undecided_why: str | None = None
@@ -104,6 +110,8 @@ class Assignment:
 
     def standstill(self, after_s: float) -> str | None:
         """Why no partition has come nearer to running for so long, in a sentence; None where one has."""
+        if self._membership is None and not self._ahead:
+            return REBALANCE if monotonic() - self._without_since >= after_s else None
         if self._undecided and self._membership is not None:
             return self._undecided_why if monotonic() - self._undecided_since >= after_s else None
         found = self.reader.standstill(after_s)
@@ -129,6 +137,7 @@ class Assignment:
         self._stand_by(self._all_partitions() - self._standing_by)
         self.reader.poll(0.05)
         self._ahead = self.reader.restoring
+        self._without_since = monotonic()
         return not self._ahead
 
     def assign(self, partitions: Collection[TopicPartition], membership: Membership) -> None:
@@ -154,6 +163,7 @@ class Assignment:
         """The group is taking its partitions back; the next assignment decides."""
         self.suspend()
         self._membership = None
+        self._without_since = monotonic()
 
     def suspend(self) -> None:
         """Stop handling every partition; tables stay open and joins go on following."""

@@ -39,7 +39,7 @@ REST_STEP_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
 SILENCE_S = 2.0
-STANDSTILL_S = 5.0  # of a restore; the transaction of a worker that was killed is usually ended sooner
+STANDSTILL_S = 5.0  # of a start; the transaction of a worker that was killed is usually ended sooner
 PATIENT_TRIES = 3
 LOOK = "'gokamsg quarantine list' shows them all"
 LONGEST_REST_S = 1.0
@@ -69,7 +69,7 @@ class Worker:
     ) -> None:
         self._silence: str | None = None  # the brokers do not answer
         self._refusal: str | None = None  # they refuse, again and again
-        self._standstill: str | None = None  # a restore waits for something
+        self._standstill: str | None = None  # a start waits for something
         self._refused = 0
         self._refused_at = -1  # how many commits there were
         self._inputs = inputs
@@ -128,7 +128,7 @@ class Worker:
         batches = self._inputs.poll(self._wait_s())
         self._watch_connection()
         self._watch_refusals()
-        self._watch_restore()
+        self._watch_start()
         self._bad_ones.look()
         self._follow_membership()
         if self._unsettled:
@@ -355,14 +355,14 @@ class Worker:
             log.warning("transactions are committed again; going on")
             self._refusal = None
 
-    def _watch_restore(self) -> None:
+    def _watch_start(self) -> None:
         standstill = None if self._silence else self._assignment.standstill(STANDSTILL_S)
         if standstill:
             if not self._standstill:
                 log.warning("%s", standstill)
             self._standstill = standstill
         elif self._standstill and self._assignment.settled:
-            log.warning("every partition is restored; going on")
+            log.warning("every partition is at work; going on")
             self._standstill = None
 
     def _flush_tables(self) -> None:

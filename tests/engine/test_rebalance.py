@@ -1,6 +1,7 @@
 """A member joins a group at work: few partitions move, the others keep their tables, and nobody waits long."""
 
 import itertools
+import re
 import statistics
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from kafka import KafkaProducer
 
+from gokamsg.engine.clients import ClientConfig, GroupConsumer
 from gokamsg.engine.codec import Int64, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Persist, define_group
@@ -100,6 +102,26 @@ def test_a_fourth_member_takes_six_of_24_partitions_and_the_others_work_on(
     slow = slowness()
     say(f"longest pause of a partition: {max(pauses):.2f} s; {slow:.1f} times slower than an idle machine")
     assert max(pauses) < PAUSE_S * slow
+
+
+def test_a_rebalance_that_another_member_holds_up_is_said(
+    kafka_cluster: KafkaCluster, fresh_name: Fresh, tmp_path: Path
+) -> None:
+    source, group = fresh_name("in"), fresh_name("group")
+    kafka_cluster.create_topics({source: {"num_partitions": 2}})
+    graph = define_group(group, Input(source, String(), lambda context, value: context.set_value(1)), Persist(Int64()))
+    scene = Scene(kafka_cluster.address, tmp_path)
+    idle = GroupConsumer(ClientConfig(kafka_cluster.address), group=group, instance_id="idle", topics=[source])
+    try:
+        eventually("it is a member", lambda: idle.poll(0.05) == {} and idle.assignment(), timeout_s=20)
+        with scene.running(graph) as running:  # the other one sends heartbeats, and polls no more
+            notice = eventually("it is said", lambda: running.processor.status().notice, timeout_s=20)
+            assert re.search("waits for a member that neither joins nor leaves", notice)
+            idle.leave()
+            running.wait_at_work()
+            eventually("it is said no more", lambda: running.processor.status().notice is None)
+    finally:
+        idle.close()
 
 
 def test_a_member_asks_several_times_a_second_whether_its_group_rebalances(story: Story) -> None:
