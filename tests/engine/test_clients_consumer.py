@@ -17,6 +17,7 @@ from gokamsg.engine.clients import (
     GroupConsumer,
     Lost,
     Membership,
+    Patience,
     Revoked,
     TableConsumer,
 )
@@ -209,6 +210,25 @@ def test_a_poll_without_waiting_finds_what_has_arrived(kafka_cluster: KafkaClust
         assert reader.poll(0) == {}
         write(kafka_cluster, topic, b"a")
         assert eventually("the record", lambda: values(reader.poll(0))) == [b"a"]
+
+
+def test_a_stop_takes_nothing_along_that_a_poll_has_drained(kafka_cluster: KafkaCluster, topic: str) -> None:
+    """The position would be behind records that nobody was given, and a table without them stored with it."""
+    write(kafka_cluster, topic, b"a", b"b", b"c")
+    for _ in range(5):
+        patience, given = Patience(), []
+        with closing(TableConsumer(ClientConfig(kafka_cluster.address), patience=patience)) as reader:
+            reader.set_partitions({(topic, 0): 0})
+
+            def something(reader: TableConsumer = reader, given: list[bytes | None] = given) -> bool:
+                if not reader.arrived():
+                    given.extend(values(reader.poll(0)))
+                return bool(given) or reader.arrived()
+
+            eventually("a fetch has brought something", something)
+            patience.hurry()
+            given.extend(values(reader.poll(0)))
+            assert len(given) == reader.position(topic, 0)
 
 
 def test_partitions_that_are_added_while_a_fetch_is_parked_do_not_wait_for_its_end(

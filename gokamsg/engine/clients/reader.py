@@ -230,21 +230,36 @@ class BatchReader:
         net.run = run_patiently
 
     def _note_fetches(self) -> None:
-        # Waiting for data is the one part of a poll that can be left at any moment; a rebalance is not. Who is only
-        # woken takes along what has been handed out.
-        fetch = self._fetcher.fetch_records
+        # Waiting for data is the one part of a poll that can be left at any moment; a rebalance is not. What has been
+        # drained counts as read from then on, so whatever ends the poll behind that (the next fetch is sent there) must
+        # not end it without the records: the position would have passed what nobody was given.
+        fetcher = self._fetcher
+        drain, fetch = fetcher.fetched_records, fetcher.fetch_records
+        drained: dict[Any, Any] = {}
+
+        def fetched_records(*args: Any, **options: Any) -> Any:
+            nonlocal drained
+            drained, partial = drain(*args, **options)
+            return drained, partial
 
         def fetch_records(*args: Any, **options: Any) -> Any:
+            nonlocal drained
+            drained = {}
             self._fetching = True
             try:
                 records, idle = fetch(*args, **options)
+            except Exception:  # what lasts is told by the next poll
+                if not drained:
+                    raise
+                records, idle = drained, False
             finally:
                 self._fetching = False
             if not records and self._wakeable and self._woken:
                 raise _WokenError
             return records, idle
 
-        self._fetcher.fetch_records = fetch_records
+        fetcher.fetched_records = fetched_records
+        fetcher.fetch_records = fetch_records
 
     def _asking(self, isolation_level: IsolationLevel) -> Any:
         """A fetcher for questions about the log; it shares the consumer's connections."""
