@@ -100,6 +100,9 @@ def refusal(kind: str, code: Code) -> Callable[[Any, Any], Answer]:
     return answer
 
 
+BUSY_S = 0.6
+
+
 @pytest.fixture
 def story(tmp_path: Path, fresh_name: Callable[[str], str]) -> Iterator[Story]:
     broker = Restarting(tmp_path / "broker")
@@ -126,6 +129,23 @@ def test_a_worker_goes_on_after_any_refusal(story: Story, times: int) -> None:
             slowest = max(slowest, (took, f"InitProducerId {code.name}"))
     story.counted()
     say(f"slowest: {slowest[1]}, {slowest[0]:.2f} s")
+
+
+def test_a_coordinator_that_is_still_busy_is_asked_less_and_less_often(story: Story) -> None:
+    """As three brokers are that share too little CPU: at a steady pace, the questions take what the answer needs."""
+    asked: list[float] = []
+
+    def busy(request: Any, context: Any) -> Any:
+        asked.append(time.monotonic())
+        is_busy = asked[-1] - asked[0] < BUSY_S
+        return refusal("AddPartitionsToTxn", Code.CONCURRENT_TRANSACTIONS)(request, context) if is_busy else None
+
+    with story.at_work():
+        took = story.after("AddPartitionsToTxn", busy, begin=story.more, times=float("inf"))
+    story.counted()
+    assert took < BUSY_S + 1
+    tries = sum(at - asked[0] < BUSY_S for at in asked)
+    assert 5 <= tries <= 30, f"asked {tries} times in {BUSY_S} s"
 
 
 def test_a_clock_that_jumps_is_lived_through_and_no_loop_at_full_speed(

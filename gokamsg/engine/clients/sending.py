@@ -35,6 +35,8 @@ BATCH_BYTES = 256 << 10
 _TOPIC_WAIT_S = 1.0
 _ANSWER_WAIT_S = 4.5
 _REQUEST_BYTES = 8 << 20  # of one produce request; above any batch
+_RETRY_MS = 5.0
+_LONGEST_RETRY_MS = 50.0
 _SEAMS = ("_accumulator", "_sender", "_transaction_manager", "_metadata", "_unregister_cleanup")
 
 
@@ -111,7 +113,7 @@ class BatchSender:
             max_request_size=_REQUEST_BYTES,
             delivery_timeout_ms=max(delivery_timeout_ms, config.request_timeout_ms),
             max_block_ms=5_000,
-            retry_backoff_ms=5,
+            retry_backoff_ms=_RETRY_MS,
             allow_auto_create_topics=False,
             metrics_enabled=False,
             metadata_max_age_ms=60_000,
@@ -127,6 +129,9 @@ class BatchSender:
         self._producer._sender._send_producer_data = self._send_then_advance
         self._reset = self._producer._transaction_manager.reset_producer_id
         self._producer._transaction_manager.reset_producer_id = self._renew_producer_id
+        self._asked_again: tuple[Any, float] = (None, 0.0)  # a request, and since when
+        self._enqueue_request = self._producer._transaction_manager._enqueue_request
+        self._producer._transaction_manager._enqueue_request = self._pace_retries
         self._drained: dict[Any, list[ProducerBatch]] = {}
         self._drain = self._producer._accumulator.drain
         self._producer._accumulator.drain = self._note_drained
@@ -158,6 +163,18 @@ class BatchSender:
         with manager._lock:
             self._reset()
             manager._current_state = TransactionState.UNINITIALIZED  # else no other id is ever asked for
+
+    def _pace_retries(self, handler: Any) -> None:
+        """A coordinator refuses the next transaction while the end of the last one is being written, which takes
+        milliseconds on one broker and tenths of a second on three busy ones. The longer it takes, the longer until it
+        is asked again: by half of what has passed, for asking costs the brokers the time that they need to be done."""
+        if handler.is_retry:
+            now = time.monotonic()
+            if handler is not self._asked_again[0]:
+                self._asked_again = (handler, now)
+            pause_ms = (now - self._asked_again[1]) * 1000 / 2
+            self._producer._sender.config["retry_backoff_ms"] = min(_LONGEST_RETRY_MS, max(_RETRY_MS, pause_ms))
+        self._enqueue_request(handler)
 
     def _note_drained(self, *args: Any, **settings: Any) -> dict[Any, list[ProducerBatch]]:
         self._drained = self._drain(*args, **settings)
