@@ -21,7 +21,8 @@ from gokamsg.errors import ProcessingError
 TopicPartition = tuple[str, int]
 
 QUICK_COMMIT_S = 0.01
-LONGEST_GATHERING_S = 0.05
+QUICK_GATHERING_S = 0.05
+LONGEST_GATHERING_S = 0.5
 
 
 class Transaction:
@@ -177,4 +178,5 @@ def _gathering_s(*, commit_s: float, handling_s: float) -> float:
     is through the sooner for it; where it takes long, for want of CPU or because the brokers are busy, commits in a row
     for a few records each would leave less still for everybody. Work that waits shows in longer handling: then no rest.
     """
-    return min(LONGEST_GATHERING_S, 2 * (commit_s - handling_s - QUICK_COMMIT_S))
+    longest_s = min(LONGEST_GATHERING_S, max(QUICK_GATHERING_S, commit_s))
+    return min(longest_s, 2 * (commit_s - handling_s - QUICK_COMMIT_S))
