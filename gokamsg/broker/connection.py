@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from gokamsg.broker import wire
 from gokamsg.broker.control import Answer, Delay, Drop, DropAfter
 from gokamsg.broker.decoding import DecodeError
+from gokamsg.broker.readahead import ReadAhead
 from gokamsg.broker.registry import Api, Deferred, RequestContext
 from gokamsg.broker.state import Broker
 from gokamsg.broker.store import StoreError
@@ -86,6 +87,7 @@ class Connection(asyncio.BufferedProtocol):
         self._frame_size = self._filled = 0
         self._waiting: deque[memoryview] = deque()
         self._slots: deque[_Slot] = deque()
+        self._read_ahead = ReadAhead()
         self._exclusive = False  # a request is under way that nothing may overtake
         self._delayed = False  # likewise, held back by the control hook
         self._pumping = False
@@ -263,7 +265,7 @@ class Connection(asyncio.BufferedProtocol):
         slot = _Slot(header.api_key, header.correlation_id, len(frame), flexible=flexible_answer)
         self._slots.append(slot)
         self._exclusive = not pipelined
-        context = RequestContext(header.client_id, self.host, version, self.number)
+        context = RequestContext(header.client_id, self.host, version, self.number, self._read_ahead)
         reaction = self._server.broker.control.react(header.api_key, request, context)
         if reaction is None:
             self._handle(slot, api, request, context)

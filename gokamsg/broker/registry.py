@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from gokamsg.broker.readahead import ReadAhead
 from gokamsg.broker.state import Broker
 from gokamsg.broker.store import WriteUnit
 
@@ -28,6 +29,7 @@ class RequestContext:
     client_host: str
     api_version: int
     connection_id: int
+    read_ahead: ReadAhead
 
 
 class Deferred(NamedTuple):

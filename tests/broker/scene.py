@@ -13,6 +13,7 @@ from kafka.record import MemoryRecordsBuilder
 from gokamsg.broker import batch, registry
 from gokamsg.broker.log import PartitionLog
 from gokamsg.broker.offsets import CommittedOffset
+from gokamsg.broker.readahead import ReadAhead
 from gokamsg.broker.registry import RequestContext
 from gokamsg.broker.server import BrokerServer
 from gokamsg.broker.settings import BrokerSettings
@@ -85,7 +86,7 @@ class Scene:
         version = request.API_VERSION
         row = registry.load()[request.API_KEY]
         assert row.min_version <= version <= row.max_version
-        context = RequestContext(client_id, "127.0.0.1", version, 1)
+        context = RequestContext(client_id, "127.0.0.1", version, 1, ReadAhead())
         answer = row.handler(self.broker, row.request.decode(request.encode(), version=version), context)
         if inspect.isawaitable(answer):
             answer = await answer

@@ -335,6 +335,28 @@ def test_fetch_waits_for_min_bytes(broker: RunningBroker) -> None:
         assert len(bytes(answer.responses[0].partitions[0].records)) == 3 * size
 
 
+def test_fetch_that_leaves_out_what_was_given_is_answered_early(broker: RunningBroker) -> None:
+    """The client has records of partition 0 in hand and cannot ask for more of them while it waits for partition 1."""
+    with RawClient(broker.address) as client:
+        create(client, "t")
+        client.produce("t", 0, make_batch(ONE))
+        both = client.ask(fetch_request("t", {0: 0, 1: 0}), FetchResponse, 12).responses[0].partitions
+        assert [bool(part.records) for part in both] == [True, False]
+        started = time.monotonic()
+        assert not fetch(client, "t", 0, partition=1, max_wait_ms=30_000).records
+        assert time.monotonic() - started < 10
+
+
+def test_fetch_that_leaves_out_what_was_given_waits_for_the_bytes_it_wants(broker: RunningBroker) -> None:
+    with RawClient(broker.address) as client:
+        create(client, "t")
+        client.produce("t", 0, make_batch(ONE))
+        assert fetch(client, "t", 0).records
+        started = time.monotonic()
+        assert not fetch(client, "t", 0, partition=1, max_wait_ms=200, min_bytes=2).records
+        assert time.monotonic() - started >= 0.19
+
+
 def test_waiting_fetch_ends_when_its_topic_is_deleted(broker: RunningBroker) -> None:
     from kafka.protocol.admin import DeleteTopicsRequest, DeleteTopicsResponse
 
@@ -386,12 +408,13 @@ def test_fetch_serves_many_connections_at_once(broker: RunningBroker) -> None:
 def test_a_batch_that_comes_while_a_fetch_begins_to_wait_is_seen(broker: RunningBroker) -> None:
     """A fetch found nothing, and slept to its end over the batch that came before it was listening."""
     from gokamsg.broker.api.k01_fetch import fetch as handler
+    from gokamsg.broker.readahead import ReadAhead
     from gokamsg.broker.registry import RequestContext
     from gokamsg.broker.state import Broker
 
     async def begin_then_append(it: Broker) -> bytes:
         request = fetch_request("t", {0: 0}, max_wait_ms=5_000)
-        waiting = handler(it, request, RequestContext("test", "", 12, 0))
+        waiting = handler(it, request, RequestContext("test", "", 12, 0, ReadAhead()))
         assert not isinstance(waiting, bytes)
         unit = it.store.unit()
         log = it.log("t", 0)

@@ -3,7 +3,8 @@
 Behaviour: whole batches, at least one of the first partition that has any, then as many as the client's limits allow.
 Waits up to max_wait_ms for min_bytes; a partition with an error is answered at once. Readers of committed data
 (isolation level 1) stop at the last stable offset and get the list of aborted transactions.
-Unlike Kafka: there are no fetch sessions; the session id is always 0, and any other is refused (70).
+Unlike Kafka: there are no fetch sessions; the session id is always 0, and any other is refused (70). Unless the client
+asks for more than a byte, an answer with nothing comes early where it may hold the client back: see ReadAhead.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _LEAST_ROOM = 1024 * 1024
 def fetch(broker: Broker, request: Any, context: RequestContext) -> bytes | Coroutine[Any, Any, bytes]:
     if request.session_id != 0:
         return encode_fetch(context.api_version, [], error=Code.FETCH_SESSION_ID_NOT_FOUND)
-    poll = _Poll(broker, request, context.api_version)
+    poll = _Poll(broker, request, context)
     cold = poll.read_cached()
     if not cold and poll.satisfied:
         return poll.encode()
@@ -57,11 +58,12 @@ class _Part:
 class _Poll:
     """One Fetch request, from its first look to its answer."""
 
-    def __init__(self, broker: Broker, request: Any, version: int) -> None:
+    def __init__(self, broker: Broker, request: Any, context: RequestContext) -> None:
         self._broker = broker
-        self._version = version
-        self._min_bytes = request.min_bytes
-        self._max_wait_s = max(request.max_wait_ms, 0) / 1000
+        self._version = context.api_version
+        self._read_ahead = context.read_ahead
+        self._min_bytes: int = request.min_bytes
+        self._max_wait_s: float = max(request.max_wait_ms, 0) / 1000
         self._max_bytes = min(request.max_bytes, broker.settings.fetch_max_bytes)
         self._committed = request.isolation_level == _READ_COMMITTED
         self._topics: list[tuple[str, uuid.UUID | None, list[_Part]]] = []
@@ -70,6 +72,8 @@ class _Poll:
         self._failed = False
         for wanted in request.topics:
             self._topics.append(self._resolve(wanted))
+        self._logs = [part.log for _, _, parts in self._topics for part in parts if part.log is not None]
+        self._read_ahead.asked(self._logs)
 
     def _resolve(self, wanted: Any) -> tuple[str, uuid.UUID | None, list[_Part]]:
         by_id = self._version >= _TOPIC_IDS_SINCE
@@ -144,15 +148,16 @@ class _Poll:
         """Read and wait until there is enough or the time is up."""
         loop = asyncio.get_running_loop()
         clock = self._broker.clock
-        deadline = clock.monotonic() + self._max_wait_s
-        logs = [part.log for _, _, parts in self._topics for part in parts if part.log is not None]
+        # who asks for more than a byte wants fewer answers, not sooner ones
+        wait_s = self._max_wait_s if self._min_bytes > 1 else self._read_ahead.wait_s(self._max_wait_s)
+        deadline = clock.monotonic() + wait_s
         changed: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
             if not changed.done():
                 changed.set_result(None)
 
-        for log in logs:
+        for log in self._logs:
             log.add_waiter(wake)
         try:
             while True:
@@ -160,8 +165,12 @@ class _Poll:
                 cold = self.read_cached()
                 if cold:
                     await self._read_cold(cold)
+                if self.satisfied:
+                    return self.encode()
                 left_s = deadline - clock.monotonic()
-                if self.satisfied or left_s <= 0:
+                if left_s <= 0:
+                    if wait_s < self._max_wait_s:
+                        self._read_ahead.answered_early(self._max_wait_s)
                     return self.encode()
                 timer = clock.call_later(left_s, wake)
                 try:
@@ -170,7 +179,7 @@ class _Poll:
                     timer.cancel()
                 changed = loop.create_future()
         finally:
-            for log in logs:
+            for log in self._logs:
                 log.remove_waiter(wake)
 
     def encode(self) -> bytes:
@@ -183,6 +192,8 @@ class _Poll:
         log = part.log
         if log is None or log.deleted:
             return Fetched(part.index, part.error or Code.UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1, None, ())
+        if part.batches:
+            self._read_ahead.gave(log)
         aborted = None
         if self._committed:
             aborted = []
