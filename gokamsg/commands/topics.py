@@ -81,9 +81,10 @@ def describe_all(admin: "Admin", names: tuple[str, ...]) -> list[TopicRow]:
     places = [(topic.name, partition) for topic in found.values() for partition in range(topic.partitions)]
     ends, starts = admin.high_watermarks(places), admin.log_starts(places)
     sizes = sizes_of(admin, found)
+    configs = admin.topic_configs(found)
     rows = []
     for topic in (found[name] for name in names if name in found):
-        config = admin.topic_config(topic.name)
+        config = configs[topic.name]
         own = [(topic.name, partition) for partition in range(topic.partitions)]
         rows.append(
             TopicRow(

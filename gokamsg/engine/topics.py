@@ -32,6 +32,8 @@ QUARANTINE_BYTES = 8 << 20  # a record of any input's size and what is told of i
 REPLICATION = 3  # or as many as there are brokers
 DAY_MS = 24 * 60 * 60 * 1000
 RETENTION_MS = 7 * DAY_MS
+STREAM = {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS), "segment.ms": str(DAY_MS)}
+TABLE = {"cleanup.policy": "compact"}
 
 
 class TopicManager:
@@ -78,7 +80,7 @@ class TopicManager:
 
     def config(self, name: str) -> dict[str, str]:
         """Every setting of a topic that exists."""
-        return dict(self._admin.topic_config(name))
+        return dict(self._admin.topic_configs([name])[name])
 
     def partitions(self, name: str) -> int:
         """TopicError when the topic does not exist."""
@@ -101,12 +103,9 @@ class TopicManager:
         config: Mapping[str, str] | None = None,
     ) -> bool:
         """Whether it was made. TopicError when it exists with another partition count."""
-        settings = {
-            "cleanup.policy": "delete",
-            "retention.ms": str(RETENTION_MS if retention_ms is None else retention_ms),
-            "segment.ms": str(DAY_MS),
-        }
-        return self.ensure_topic(name, partitions, replication=replication, config={**settings, **(config or {})})
+        retention = {} if retention_ms is None else {"retention.ms": str(retention_ms)}
+        settings = {**STREAM, **retention, **(config or {})}
+        return self.ensure_topic(name, partitions, replication=replication, config=settings)
 
     def ensure_table(
         self,
@@ -117,10 +116,10 @@ class TopicManager:
         config: Mapping[str, str] | None = None,
     ) -> bool:
         """Whether it was made. TopicError when it exists with another partition count, or is not compacted."""
-        settings = {"cleanup.policy": "compact", **(config or {})}
+        settings = {**TABLE, **(config or {})}
         made = self.ensure_topic(name, partitions, replication=replication, config=settings)
         if not made and self._mismatch is None:
-            self._check_table(name)
+            self._check_table(name, self.config(name))
         return made
 
     def ensure_topic(
@@ -129,15 +128,11 @@ class TopicManager:
         """Whether it was made. TopicError when it exists with another partition count."""
         if partitions < 1:
             raise UsageError(f"topic {name!r} cannot have {partitions} partitions")
-        existing = self._admin.describe_topics([name]).get(name)
+        existing = self.describe([name]).get(name)
         made = False
         if existing is None:
-            if self._no_create:
-                raise TopicError(f"topic {name!r} does not exist, and is not to be made here; create it first")
-            topic = NewTopic(name, partitions, self._replication(replication), config or {})
-            made = bool(self._admin.create_topics([topic]))
-            existing = self.existing([name])[name]
-        if not made and self._mismatch is not None:
+            existing, made = self._make(name, partitions, config or {}, replication)
+        if self._mismatch is not None and not made:
             self._compare(existing, partitions, replication, config or {})
         elif existing.partitions != partitions:
             raise TopicError(
@@ -153,35 +148,49 @@ class TopicManager:
         """
         inputs = [edge.topic for edge in graph.input_streams]
         tables = [edge.topic for edge in (*graph.joint_tables, *graph.lookup_tables)]
-        read = self.existing([*inputs, *tables])
-        count = read[inputs[0]].partitions
-        if graph.loop_stream is not None:
-            self.ensure_stream(graph.loop_stream.topic, count)
-        if graph.group_table is not None:
-            self.ensure_table(graph.group_table.topic, count)
-        parked, commands = quarantine_of(graph.group), quarantine_commands_of(graph.group)
-        if quarantine:
-            self.ensure_table(parked, count, config={"max.message.bytes": str(QUARANTINE_BYTES)})
-            self.ensure_stream(commands, count)
+        found = self.describe({*(edge.topic for edge in graph.all_edges()), *_quarantine(graph)})
+        if not found.keys() >= {*inputs, *tables}:
+            found |= self.existing([*inputs, *tables])
+        _refuse_unequal({name: found[name].partitions for name in graph.copartitioned_topics()})
+        own = _own_topics(graph, quarantine=quarantine)
+        if self._mismatch is None:
+            tables += [name for name, config in own.items() if config["cleanup.policy"] == "compact" and name in found]
+        for name, config in own.items():
+            if name not in found:
+                found[name], _ = self._make(name, found[inputs[0]].partitions, config)
+            self._check_own(found[name], found[inputs[0]], config)
+        configs = self._admin.topic_configs([*inputs, *tables])
         for name in tables:
-            self._check_table(name)
+            self._check_table(name, configs[name])
         for name in inputs:
-            if "compact" in self.config(name).get("cleanup.policy", ""):
+            if "compact" in configs[name].get("cleanup.policy", ""):
                 log.warning("topic %r is compacted: of records with the same key, unread ones may vanish", name)
-        self.check_copartitioned(graph.copartitioned_topics())
-        own = [edge.topic for edge in (graph.loop_stream, graph.group_table) if edge is not None]
-        made = self.existing([*own, *((parked, commands) if quarantine else ())])
-        return self.describe([*(edge.topic for edge in graph.all_edges()), parked, commands]) | read | made
+        return found
+
+    def _make(
+        self, name: str, partitions: int, config: Mapping[str, str], replication: int | None = None
+    ) -> tuple[Topic, bool]:
+        """The topic, and whether it was this call that made it: another process may be doing the same."""
+        if self._no_create:
+            raise TopicError(f"topic {name!r} does not exist, and is not to be made here; create it first")
+        topic = NewTopic(name, partitions, self._replication(replication), config)
+        made = bool(self._admin.create_topics([topic]))
+        return self.existing([name])[name], made
+
+    def _check_own(self, topic: Topic, source: Topic, config: Mapping[str, str]) -> None:
+        """A group's own topic must have its input's partition count."""
+        if self._mismatch is not None:
+            self._compare(topic, source.partitions, None, config)
+        elif topic.partitions != source.partitions:
+            raise TopicError(
+                f"topic {topic.name!r} has {topic.partitions} partitions and its group's input {source.name!r} has "
+                f"{source.partitions}, but a key must be in the same one of both; make {source.name!r} again with "
+                f"{topic.partitions}, or delete {topic.name!r} to begin without what is in it"
+            )
 
     def check_copartitioned(self, names: Collection[str]) -> None:
         """TopicError when they differ in partition count."""
-        counts = {name: topic.partitions for name, topic in self.existing(names).items()}
-        if len(set(counts.values())) > 1:
-            shown = ", ".join(f"{name!r} has {count}" for name, count in sorted(counts.items()))
-            raise TopicError(
-                f"topics of one group must have equally many partitions: {shown}; "
-                "delete those that are wrong to have them made again"
-            )
+        _refuse_unequal({name: topic.partitions for name, topic in self.existing(names).items()})
 
     def _compare(self, topic: Topic, partitions: int, replication: int | None, config: Mapping[str, str]) -> None:
         """Do what the option says about a topic that is other than it would be made."""
@@ -198,8 +207,8 @@ class TopicManager:
         if wrong:
             log.warning("topic %r is not as it should be: %s", topic.name, wrong)
 
-    def _check_table(self, name: str) -> None:
-        policy = self.config(name).get("cleanup.policy", "")
+    def _check_table(self, name: str, config: Mapping[str, str]) -> None:
+        policy = config.get("cleanup.policy", "")
         if "compact" not in policy:
             raise TopicError(
                 f"topic {name!r} is a table, but its cleanup.policy is {policy!r}, which would delete its rows; set it "
@@ -214,3 +223,31 @@ class TopicManager:
         if self._brokers is None:
             self._brokers = self._admin.broker_count()
         return max(1, min(REPLICATION, self._brokers))
+
+
+def _refuse_unequal(counts: Mapping[str, int]) -> None:
+    """TopicError when the topics differ in partition count."""
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{name!r} has {count}" for name, count in sorted(counts.items()))
+        raise TopicError(
+            f"topics of one group must have equally many partitions: {shown}; "
+            "delete those that are wrong to have them made again"
+        )
+
+
+def _own_topics(graph: GroupGraph, *, quarantine: bool) -> dict[str, Mapping[str, str]]:
+    """The settings of the topics that are the group's alone."""
+    own: dict[str, Mapping[str, str]] = {}
+    if graph.loop_stream is not None:
+        own[graph.loop_stream.topic] = STREAM
+    if graph.group_table is not None:
+        own[graph.group_table.topic] = TABLE
+    if quarantine:
+        parked, commands = _quarantine(graph)
+        own[parked] = {**TABLE, "max.message.bytes": str(QUARANTINE_BYTES)}
+        own[commands] = STREAM
+    return own
+
+
+def _quarantine(graph: GroupGraph) -> tuple[str, str]:
+    return quarantine_of(graph.group), quarantine_commands_of(graph.group)

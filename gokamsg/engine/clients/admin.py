@@ -154,18 +154,25 @@ class Admin:
                 return found
             time.sleep(0.1)
 
-    def topic_config(self, name: str, timeout_s: float = SETTLE_S) -> dict[str, str]:
-        """Every setting of the topic, defaults included; a new topic is waited for as in existing_topics()."""
-        resource = ConfigResource(ConfigResourceType.TOPIC, name)
+    def topic_configs(self, names: Collection[str], timeout_s: float = SETTLE_S) -> dict[str, dict[str, str]]:
+        """Every setting of each topic, defaults included; new topics are waited for as in existing_topics()."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in sorted(set(names))]
         deadline = time.monotonic() + timeout_s
-        while True:
+        while resources:
+            found: dict[str, Any] = {}
             with connecting(self._config), suppress(kafka_errors.UnknownTopicOrPartitionError):
-                found = self._admin.describe_configs([resource], config_filter="all")
-                if entries := found.get("topic", {}).get(name):
-                    return {key: str(entry["value"]) for key, entry in entries.items()}
+                found = self._admin.describe_configs(resources, config_filter="all").get("topic", {})
+            missing = [name for name in names if not found.get(name)]
+            if not missing:
+                return {
+                    name: {key: str(entry["value"]) for key, entry in entries.items()}
+                    for name, entries in found.items()
+                }
             if time.monotonic() >= deadline:
-                raise TopicError(f"missing topic {name!r}; create it with: gokamsg topics create")
+                shown = ", ".join(repr(name) for name in missing)
+                raise TopicError(f"missing topic {shown}; create it with: gokamsg topics create")
             time.sleep(0.1)
+        return {}
 
     def topic_sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes on disk of each topic, of one replica (the largest) of each partition.

@@ -347,8 +347,8 @@ class MemoryAdmin:
         """The same: what is made here is known at once."""
         return self.describe_topics(names)
 
-    def topic_config(self, name: str) -> dict[str, str]:
-        return {"cleanup.policy": "delete", **self._broker.topic(name).config}
+    def topic_configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        return {name: {"cleanup.policy": "delete", **self._broker.topic(name).config} for name in names}
 
     def broker_count(self) -> int:
         return 1
