@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BOOTSTRAP_TIMEOUT_S = 3.5
+NOT_ANSWERED = "connections are accepted, but a request was not answered in time"
 
 _PROPERTIES = {
     "security.protocol": "security_protocol",
@@ -162,7 +163,12 @@ def connecting(config: ClientConfig, attempts: Attempts | None = None) -> Iterat
         raise BrokerUnavailableError(
             f"Kafka at {_list(config)} refuses us: {_said(error)}; check sasl.mechanism, user name and password"
         ) from error
-    except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError) as error:
+    except (
+        kafka_errors.KafkaTimeoutError,
+        kafka_errors.RequestTimedOutError,
+        kafka_errors.KafkaConnectionError,
+        kafka_errors.NodeNotReadyError,
+    ) as error:
         if attempts is not None and (refusal := _refused_in_tls(config, attempts.refusal)):
             raise BrokerUnavailableError(refusal) from error
         raise BrokerUnavailableError(_nobody(config, _cause(config, error, attempts))) from error
@@ -221,11 +227,13 @@ def _cause(config: ClientConfig, error: Exception, attempts: Attempts | None) ->
                 "security.protocol"
             )
         if attempts is None:
-            return "connections are accepted, but a request was not answered in time"
+            return NOT_ANSWERED
         return (
             f"something listens, but does not answer as a Kafka broker speaking {protocol} within "
             f"{BOOTSTRAP_TIMEOUT_S:g} s; check security.protocol, certificates and the port"
         )
+    if isinstance(error, kafka_errors.RequestTimedOutError):
+        return NOT_ANSWERED
     return "; ".join(filter(None, (_refusal(a, 0.5) for a in config.addresses))) or _text(error)
 
 
