@@ -155,10 +155,13 @@ class TopicManager:
         own = _own_topics(graph, quarantine=quarantine)
         if self._mismatch is None:
             tables += [name for name, config in own.items() if config["cleanup.policy"] == "compact" and name in found]
-        for name, config in own.items():
-            if name not in found:
-                found[name], _ = self._make(name, found[inputs[0]].partitions, config)
-            self._check_own(found[name], found[inputs[0]], config)
+        source = found[inputs[0]]
+        missing = [name for name in own if name not in found]
+        for name in own.keys() & found.keys():  # first, so that nothing is made for a group that is refused
+            self._check_own(found[name], source, own[name])
+        for name in missing:
+            found[name], _ = self._make(name, source.partitions, own[name])
+            self._check_own(found[name], source, own[name])
         configs = self._admin.topic_configs([*inputs, *tables])
         for name in tables:
             self._check_table(name, configs[name])

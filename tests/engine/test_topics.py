@@ -100,13 +100,16 @@ def test_prepare_makes_a_groups_own_topics_like_its_inputs(manager: TopicManager
 def test_a_groups_own_topic_does_not_fit_an_input_that_has_grown(manager: TopicManager, fresh_name: Names) -> None:
     """Neither is made to fit: a key's row would be looked for in a partition where it is not."""
     group, source = fresh_name("group"), fresh_name("source")
-    graph = define_group(group, Input(source, String(), lambda *_: None), Persist(String()))
+    graph = define_group(
+        group, Input(source, String(), lambda *_: None), Loop(String(), lambda *_: None), Persist(String())
+    )
     manager.ensure_stream(source, 3)
     manager.ensure_table(f"{group}-table", 2)
     told = f"'{group}-table' has 2 partitions and its group's input '{source}' has 3.* make '{source}' again with 2, or"
     with pytest.raises(TopicError, match=told):
         manager.prepare(graph, quarantine=True)
-    assert set(manager.describe([f"{group}-quarantine", f"{group}-table"])) == {f"{group}-table"}
+    own = [f"{group}-{what}" for what in ("loop", "quarantine", "table")]
+    assert set(manager.describe(own)) == {f"{group}-table"}, "nothing is made for a group that is refused"
 
 
 @pytest.mark.goka("co-partitioned inputs and joins")

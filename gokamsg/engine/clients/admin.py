@@ -156,9 +156,11 @@ class Admin:
 
     def topic_configs(self, names: Collection[str], timeout_s: float = SETTLE_S) -> dict[str, dict[str, str]]:
         """Every setting of each topic, defaults included; new topics are waited for as in existing_topics()."""
+        if not names:
+            return {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in sorted(set(names))]
         deadline = time.monotonic() + timeout_s
-        while resources:
+        while True:
             found: dict[str, Any] = {}
             with connecting(self._config), suppress(kafka_errors.UnknownTopicOrPartitionError):
                 found = self._admin.describe_configs(resources, config_filter="all").get("topic", {})
@@ -172,7 +174,6 @@ class Admin:
                 shown = ", ".join(repr(name) for name in missing)
                 raise TopicError(f"missing topic {shown}; create it with: gokamsg topics create")
             time.sleep(0.1)
-        return {}
 
     def topic_sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes on disk of each topic, of one replica (the largest) of each partition.
