@@ -1,14 +1,17 @@
 """How the clients are told where the brokers are, and what a person reads when nobody answers. No Kafka needed."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
+import trustme
 
 from gokamsg.engine.clients import (
     Admin,
@@ -21,6 +24,8 @@ from gokamsg.engine.clients import (
 )
 from gokamsg.errors import BrokerUnavailableError, UsageError
 from tests.helpers import free_port
+
+HANDSHAKE = b"\x16"
 
 
 @contextmanager
@@ -177,3 +182,39 @@ def test_something_else_listens(answer: bytes | None, protocol: str) -> None:
         else:
             assert "something listens, but does not answer as a Kafka broker" in message
             assert protocol in message
+
+
+@contextmanager
+def slow_tls() -> Iterator[str]:
+    """A TLS port: it hangs up on the first who does not speak TLS, and leaves later ones without an answer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        hung_up = threading.Event()
+
+        def talk(accepted: socket.socket) -> None:
+            with accepted, suppress(OSError):
+                first = accepted.recv(1, socket.MSG_PEEK)
+                if first == HANDSHAKE:
+                    with context.wrap_socket(accepted, server_side=True) as wrapped:
+                        wrapped.recv(1)
+                elif first and hung_up.is_set():
+                    while accepted.recv(1000):
+                        pass
+                elif first:
+                    hung_up.set()
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    pool.submit(talk, server.accept()[0])
+
+        pool.submit(serve)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_tls_is_told_though_the_last_attempt_was_not_answered() -> None:
+    with slow_tls() as address:
+        message = refusal(partial(check_broker, timeout_s=1.5), ClientConfig(address))
+    assert "something listens that speaks TLS, and not PLAINTEXT" in message

@@ -217,9 +217,8 @@ def _cause(config: ClientConfig, error: Exception, attempts: Attempts | None) ->
     protocol = config.security.get("security_protocol", "PLAINTEXT")
     if isinstance(error, kafka_errors.KafkaTimeoutError) and not all(_refusal(a, 0.5) for a in config.addresses):
         # Who hangs up, or answers nonsense, may want TLS; who says nothing at all would only cost more time.
-        no_kafka = (kafka_errors.KafkaConnectionError, kafka_errors.KafkaProtocolError)
-        answered = attempts is not None and isinstance(attempts.failure, no_kafka)
-        if answered and not protocol.endswith("SSL") and any(_speaks_tls(a, 1.0) for a in config.addresses):
+        hung_up = attempts is not None and attempts.hung_up
+        if hung_up and not protocol.endswith("SSL") and any(_speaks_tls(a, 1.0) for a in config.addresses):
             return f"something listens that speaks TLS, and not {protocol}; set security.protocol to SSL or SASL_SSL"
         if attempts is not None and attempts.connected and not protocol.startswith("SASL"):
             return (

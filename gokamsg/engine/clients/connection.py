@@ -44,11 +44,14 @@ class ClosingSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has n
 
 
 class Attempts:
-    """What became of a client's connections while it is built. Written by kafka-python's thread."""
+    """What became of a client's connections while it is built. Written by kafka-python's thread.
+
+    `hung_up`: one was ended by the other side, or answered with what is no Kafka.
+    """
 
     def __init__(self) -> None:
         self.connected = False
-        self.failure: Exception | None = None
+        self.hung_up = False
         self.refusal: Exception | None = None
         self.over = False
 
@@ -56,7 +59,8 @@ class Attempts:
         self.connected = True
 
     def failed(self, error: Exception) -> None:
-        self.failure = error
+        # What comes last may only be that time is over.
+        self.hung_up = self.hung_up or isinstance(error, _NO_KAFKA)
         cause = error.__cause__
         untrusted = isinstance(cause, ssl.SSLCertVerificationError)
         no_tls = isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER"
@@ -64,6 +68,7 @@ class Attempts:
             self.refusal = error
 
 
+_NO_KAFKA = (kafka_errors.KafkaConnectionError, kafka_errors.KafkaProtocolError)
 _FINAL = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnsupportedSaslMechanismError,
