@@ -73,22 +73,22 @@ def read(address: str, topic: str, *, committed: bool = True) -> list[Record]:
         consumer.close()
 
 
-def undecided(address: str, topics: Iterable[str]) -> int:
-    """How many offsets of the topics lie behind the start of a transaction that is still open."""
+def undecided(address: str, topics: Iterable[str]) -> dict[TopicPartition, int]:
+    """The partitions with a transaction that is still open, and how many offsets lie behind its start."""
     names = tuple(topics)
-    ends: list[int] = []
+    ends: list[dict[TopicPartition, int]] = []
     for level in ("read_uncommitted", "read_committed"):
         consumer = KafkaConsumer(bootstrap_servers=address, isolation_level=level, enable_auto_commit=False)
         try:
             parts = [
                 TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()
             ]
-            found = consumer.end_offsets(parts)
-            assert found.keys() == set(parts)
-            ends.append(sum(found.values()))
+            ends.append(consumer.end_offsets(parts))
+            assert ends[-1].keys() == set(parts)
         finally:
             consumer.close()
-    return ends[0] - ends[1]
+    last, stable = ends
+    return {part: last[part] - stable[part] for part in last if last[part] != stable[part]}
 
 
 def table(address: str, topic: str) -> dict[str, Any]:

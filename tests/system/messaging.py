@@ -180,12 +180,30 @@ class Messaging:
     def decided(self, timeout_s: float = 60.0) -> None:
         """Returns when no transaction is open: what a killed worker left open hides what comes after it, until the
         brokers abort it."""
-        eventually(
-            "every transaction is decided",
-            lambda: not fold.undecided(self.cluster.address, MESSAGING_TOPICS),
-            timeout_s=timeout_s,
-            interval_s=0.5,
-        )
+
+        def none_open() -> bool:
+            left = fold.undecided(self.cluster.address, MESSAGING_TOPICS)
+            assert not left, f"open: {left}"
+            return True
+
+        try:
+            eventually("every transaction is decided", none_open, timeout_s=timeout_s, interval_s=0.5)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._transactions()}") from None
+
+    def _transactions(self) -> str:
+        """What partitions' leaders and coordinators know of transactions that are under way."""
+        with self.cluster.admin() as admin:
+            parts = fold.undecided(self.cluster.address, MESSAGING_TOPICS)
+            lines = [
+                f"{part.topic}/{part.partition}: {producer}"
+                for part, state in admin.describe_producers(list(parts)).items()
+                for producer in state.active_producers
+                if producer.current_transaction_start_offset >= 0
+            ]
+            listed = [each.transactional_id for found in admin.list_transactions().values() for each in found]
+            described = admin.describe_transactions(listed) if listed else {}
+            return "\n".join([*lines, *(f"{name}: {state}" for name, state in described.items())])
 
     def read(self, topic: str, *, committed: bool = True) -> list[fold.Record]:
         return fold.read(self.cluster.address, topic, committed=committed)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster
@@ -64,9 +64,9 @@ def test_what_an_open_transaction_wrote_is_undecided(
         producer.init_transactions()
         producer.begin_transaction()
         producer.send(topics[1], b"x", partition=1).get(10)
-        assert fold.undecided(kafka_cluster.address, topics) == 1
-        assert fold.undecided(kafka_cluster.address, topics[:1]) == 0
+        assert fold.undecided(kafka_cluster.address, topics) == {TopicPartition(topics[1], 1): 1}
+        assert fold.undecided(kafka_cluster.address, topics[:1]) == {}
         producer.abort_transaction()
-        eventually("it is decided", lambda: fold.undecided(kafka_cluster.address, topics) == 0)
+        eventually("it is decided", lambda: fold.undecided(kafka_cluster.address, topics) == {})
     finally:
         producer.close()
