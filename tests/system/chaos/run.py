@@ -157,7 +157,7 @@ class Run:
             )
             say(f"every lag was 0 {time.monotonic() - healed:.1f} s after the last fault")
         except AssertionError as error:
-            self.report.broken.append(str(error))
+            self.report.broken.append(f"{error}\n{self._service.said()}")
 
     def _last_words(self) -> None:
         """The service takes messages again, into every partition."""

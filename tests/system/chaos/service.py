@@ -154,6 +154,15 @@ class Service:
         unreachable = not command.ready and _REASONS.search(error)
         (self.excused if unreachable or command.host in self.full else self.ended).append(text)
 
+    def said(self) -> str:
+        """The last lines of every command that should run: a worker that waits says for what."""
+        return "\n".join(
+            f"{name}: {line}"
+            for name, command in self.commands.items()
+            if command.wanted and command.process is not None
+            for line in command.process.stderr().splitlines()[-3:]
+        )
+
     def heal(self) -> None:
         """Everything that should run runs, and nothing is frozen."""
         for command in self.commands.values():
