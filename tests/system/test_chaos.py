@@ -17,6 +17,7 @@ one, chosen for how many kinds of fault it has in less than half a minute.
 """
 
 import contextlib
+import logging
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -34,6 +35,12 @@ from tests.system.chaos.service import COMMANDS
 SHORT_S = {"embedded": 28.0, "apache": 40.0}
 SHORT_SEEDS = {"embedded": 4804, "apache": 1}
 DISK = "24m"
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """What kafka-python logs of the test's own connections would bury a failure's report under thousands of lines."""
+    caplog.set_level(logging.CRITICAL, logger="kafka")
 
 
 def _seed_and_seconds(request: pytest.FixtureRequest, kind: str) -> tuple[int, float]:
