@@ -118,6 +118,10 @@ class Progress:
         self._pids: list[int] = []
         self.samples: list[Sample] = []
 
+    @property
+    def _begun(self) -> bool:
+        return bool(self.samples and self.samples[-1].done)
+
     def watch(self, finished: Callable[[], bool], *, timeout_s: float, interval_s: float = 0.01) -> None:
         """Samples until nothing has moved for a second and `finished` agrees."""
         deadline = time.monotonic() + timeout_s
@@ -126,7 +130,7 @@ class Progress:
             now = time.monotonic()
             if now > deadline:
                 raise SystemExit(f"not finished after {timeout_s} s, at {self.samples[-1].done if self.samples else 0}")
-            if now - listed > 1:
+            if now - listed > (1.0 if self._begun else 0.05):  # what a process used for its start is not of the work
                 self._pids, listed = [pid for client in self._clients for pid in tree(client)], now
             sample = Sample(now, self._done(), cpu_s(self._pids), cpu_s([self._broker]))
             if not self.samples or sample.done != self.samples[-1].done:
