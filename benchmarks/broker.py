@@ -36,6 +36,7 @@ from tests.helpers import eventually
 from tests.kafka_server import KafkaServer, kafka_libs
 
 LIBRARIES = ("kafka-python", "confluent-kafka")
+RESTART = "restart"
 EMBEDDED, APACHE = "embedded", "Apache Kafka"
 PRODUCE_VERSION = 9
 Server = EmbeddedServer | KafkaServer
@@ -245,6 +246,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="little of everything, one round: a check of the outputs")
     options = parser.parse_args()
     size, count = (QUICK, 1) if options.quick else (FULL, options.rounds)
+    names = [*tasks(size, Path()), RESTART]
+    if not any(options.only in name for name in names):
+        parser.error(f"--only {options.only!r} is in none of: {', '.join(names)}")
     with TemporaryDirectory() as directory:
         scratch = Path(directory)
         embedded, empty = (EmbeddedServer(scratch / name) for name in ("embedded", "empty"))
@@ -264,7 +268,7 @@ def main() -> None:
                 rounds.append(run_round(orders[number % 2], size, str(number), options.only, scratch))
                 print(f"round {number + 1} of {count}: done, outputs verified", flush=True)
             (peak,) = rss_mb([embedded.pid])
-            back = restarts(embedded, empty, size.restart) if options.only in "restart" else None
+            back = restarts(embedded, empty, size.restart) if options.only in RESTART else None
         finally:
             for server in (embedded, empty, apache):
                 server.close()
