@@ -213,6 +213,7 @@ class Story:
             since = meddling.first_at
             if down_s is not None:
                 self.broker.restart(down_s)
+                meddling.cancel()  # a broker's own hook went with it, a proxy's did not
                 since = time.monotonic()
             eventually(f"all is through after a fault at {kind}", self.through, timeout_s=BACK_WITHIN_S)
             return time.monotonic() - since
