@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from tests.helpers import Completed, Process, Processes, eventually, free_port, run_gokamsg
 from tests.kafka_server import MESSAGING_TOPICS, KafkaCluster
@@ -189,7 +190,11 @@ class Messaging:
         try:
             eventually("every transaction is decided", none_open, timeout_s=timeout_s, interval_s=0.5)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self._transactions()}") from None
+            try:
+                known = self._transactions()
+            except KafkaError as refused:  # what was waited for in vain is what to tell
+                known = f"its transactions are not told: {refused!r}"
+            raise AssertionError(f"{error}\n{known}") from None
 
     def _transactions(self) -> str:
         """What partitions' leaders and coordinators know of transactions that are under way."""

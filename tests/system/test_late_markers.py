@@ -72,10 +72,10 @@ def test_a_row_whose_commit_the_changelog_has_not_heard_of_is_there_after_a_take
         messaging.done("send", person, "Bob", "three")
         second = messaging.role("detector", state="host-b")
         waits = rf"what follows offset .* of {TABLE}/.* is part of a transaction that is still open"
-        second.wait_line(f"{waits}|detector.*running", timeout_s=60)
+        said = second.wait_line(f"{waits}|detector.*running", timeout_s=60)
+        assert "still open" in said[0], "it is at work without the row that two made"
         markers.release(deliver=True)
         messaging.running(second, "detector", timeout_s=60)
         messaging.drained("detector", timeout_s=60)
         assert messaging.table(TABLE)[person] == {"Sent": 3, "Received": 0}
         assert second.terminate() == 0, second.tail()
-    run.close()
