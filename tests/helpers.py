@@ -9,7 +9,9 @@ Threads: everything here may be used from any thread; a `Process` belongs to one
 """
 
 import contextlib
+import functools
 import os
+import random
 import re
 import signal
 import socket
@@ -55,11 +57,20 @@ def eventually(what: str, condition: Callable[[], T], *, timeout_s: float = 10.0
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on, and that is given to nobody who asks for any port (port 0)."""
+    for port in _ports():
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is left")
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """Ports below those that systems hand out themselves, each once, in an order of this process's own."""
+    below = range(10_000, 32_768)
+    return iter(random.SystemRandom().sample(below, len(below)))
 
 
 def say(text: str) -> None:

@@ -412,8 +412,8 @@ class ContainerNode(KafkaServer):
         self._run_tool("kafka.docker.KafkaDockerWrapper", "setup", *flags, env=self._environment)
 
     def answers(self) -> bool:
-        """Whether it runs, and answers."""
-        return self._alive() and self._listens() and self._answers()
+        """Whether it answers; a node that has ended is an error."""
+        return self._listens() and self._answers()
 
 
 class KafkaThreeNodes(KafkaCluster):
@@ -432,8 +432,8 @@ class KafkaThreeNodes(KafkaCluster):
         """Returns when every node answers and the cluster has all of them."""
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             list(pool.map(ContainerNode.launch, self.nodes))
-        for node in self.nodes:
-            eventually("a node of the cluster answers", node.answers, timeout_s=120, interval_s=0.2)
+        for number, node in enumerate(self.nodes, start=1):
+            eventually(f"node {number} of the cluster answers", node.answers, timeout_s=120, interval_s=0.2)
         self.wait_until_whole()
 
     def wait_until_whole(self) -> None:
