@@ -528,3 +528,30 @@ def test_nothing_waits_for_ever_for_a_broker_that_stands_still(own_cluster: Kafk
             assert time.monotonic() - started < 5
         finally:
             own_cluster.resume()
+
+
+@pytest.mark.any_broker
+def test_a_member_rests_while_its_heartbeat_is_not_answered(
+    own_cluster: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round of a poll asked whether a heartbeat was due, and one without an answer was: thousands a second."""
+    topic = make_topic(own_cluster, "t")
+    with group_member(own_cluster, "g", topic) as consumer:
+        joined(consumer)
+        consumer.seek(topic, 0, 0)
+        consumer.resume([(topic, 0)])
+        consumer.poll(0.1)
+        look, rounds = consumer._fetcher.fetch_records, 0
+
+        def counted(*args: object, **options: object) -> object:
+            nonlocal rounds
+            rounds += 1
+            return look(*args, **options)
+
+        monkeypatch.setattr(consumer._fetcher, "fetch_records", counted)
+        own_cluster.pause()
+        try:
+            assert consumer.poll(3.0) == {}
+        finally:
+            own_cluster.resume()
+        assert rounds < 100, f"{rounds} rounds in 3 s"
