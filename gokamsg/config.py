@@ -280,12 +280,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         for row in SETTINGS:
-            check(row, getattr(self, row.name))
+            check(row, getattr(self, row.name), row.flag)
         parse_duration_ms(self.transaction_timeout, "--transaction-timeout", minimum_ms=3_000, maximum_ms=900_000)
         parse_duration_ms(self.retention, "--retention", minimum_ms=60_000)
         unknown = [role for role in self.role if role not in (*ROLE_NAMES, "all")]
         if unknown:
             raise UsageError(f"there is no role {unknown[0]!r}. Roles: {', '.join(ROLE_NAMES)}, all.")
+
+    @classmethod
+    def of(cls, command: str, values: Mapping[str, Any]) -> Settings:
+        """What a command was given; a refusal names the flag as that command has it."""
+        for row in settings_of(command):
+            check(row, values[row.name], row.flag_of(command))
+        return cls(**values)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -322,16 +329,16 @@ class Settings:
         return Path(platformdirs.user_state_dir("gokamsg", appauthor=False))
 
 
-def check(row: Setting, value: Any) -> None:
+def check(row: Setting, value: Any, flag: str) -> None:
     """Refuses a value outside the row's choices or limits."""
     if value is None:
         return
     if row.choices and value not in row.choices:
-        raise UsageError(f"{row.flag} is {value!r}; it can be {' or '.join(row.choices)}.")
+        raise UsageError(f"{flag} is {value!r}; it can be {' or '.join(row.choices)}.")
     if row.minimum is not None and not value >= row.minimum:
-        raise UsageError(f"{row.flag} is {value}; it must be at least {row.minimum:,g}.")
+        raise UsageError(f"{flag} is {value}; it must be at least {row.minimum:,g}.")
     if row.maximum is not None and not value <= row.maximum:
-        raise UsageError(f"{row.flag} is {value}; it must be at most {row.maximum:,g}.")
+        raise UsageError(f"{flag} is {value}; it must be at most {row.maximum:,g}.")
 
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
@@ -449,5 +456,9 @@ def render_settings() -> str:
         defaults = [row.default_text] + [
             f"{command}: {default}" for command, (_, default) in row.variants.items() if default != row.default_text
         ]
-        lines.append(f"| `{row.flag}` | `{row.environment}` | {'; '.join(defaults)} | {text} | {commands} |")
+        first = row.flag_of(row.commands[0])
+        flags = [f"`{first}`"] + [
+            f"{command}: `{flag}`" for command in row.commands if (flag := row.flag_of(command)) != first
+        ]
+        lines.append(f"| {'; '.join(flags)} | `{row.environment}` | {'; '.join(defaults)} | {text} | {commands} |")
     return "\n".join(lines) + "\n"

@@ -31,7 +31,11 @@ def test_a_commands_own_settings_come_first() -> None:
 def test_the_rendered_table_has_a_row_for_each_setting() -> None:
     lines = render_settings().splitlines()
     assert len(lines) == 2 + len(SETTINGS)
-    assert all(f"`{row.flag}` | `{row.environment}`" in lines[2 + i] for i, row in enumerate(SETTINGS))
+    assert all(
+        f"`{row.flag_of(row.commands[-1])}` | `{row.environment}`" in lines[2 + i] for i, row in enumerate(SETTINGS)
+    )
+    port = next(line for line in lines if "GOKAMSG_BROKER_PORT" in line)
+    assert port.startswith("| `--port`; up: `--broker-port` | ")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def command(path: str, summary: str) -> Callable[[Action], Action]:
 
         def run(**values: Any) -> None:
             arguments = {parameter.name: values.pop(parameter.name) for parameter in own}
-            perform(action, arguments, values)
+            perform(path, action, arguments, values)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -133,13 +133,13 @@ def metavar(row: Setting) -> str | None:
     )
 
 
-def perform(action: Action, arguments: dict[str, Any], values: dict[str, Any]) -> None:
-    """Runs a command's function with checked settings; ends as an exit code."""
+def perform(path: str, action: Action, arguments: dict[str, Any], values: dict[str, Any]) -> None:
+    """Runs the function of the command `path` with checked settings; ends as an exit code."""
     debug = bool(values.get("debug"))
     try:
         if "role" in values:
             values["role"] = tuple(values["role"] or ())
-        settings = Settings(**values)
+        settings = Settings.of(path, values)
         console.set_up_logging(debug=debug)
         action(settings, **arguments)
         sys.stdout.flush()

@@ -75,6 +75,7 @@ def _ends_refused(process: Process, code: int, *said: str, timeout_s: float = 60
         (("process", "--detect-share", "2"), ("--detect-share", "1")),
         (("process", "--no-such-option"), ("--no-such-option",)),
         (("serve", "--port", "70000"), ("--port", "65,535")),
+        (("broker", "--port", "70000"), ("Error: --port", "65,535")),
         (("loadgen", "--rate", "0"), ("--rate",)),
         (("loadgen", "--spam", "7"), ("--spam",)),
         (("loadgen", "--url", "no address"), ("--url",)),
