@@ -1,5 +1,8 @@
 """up: a broker, the five roles and the service with one command; shows what they do until it is told to stop."""
 
+from __future__ import annotations
+
+import contextlib
 import fcntl
 import json
 import shlex
@@ -7,10 +10,10 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gokamsg import __version__, console
 from gokamsg.config import Settings
@@ -22,6 +25,9 @@ from .broker import BROKER_DATA
 from .process import partitions_text, worker_specs
 from .registration import command
 from .stopping import stop_on_signals
+
+if TYPE_CHECKING:
+    from gokamsg.engine import Tail, TailRecord
 
 TABLES_DATA = "tables"
 PANEL_EVERY_S = 0.5
@@ -67,7 +73,7 @@ def broker_spec(settings: Settings) -> ChildSpec:
     return part("broker", replace(settings, json=True, broker_host="127.0.0.1"))
 
 
-def prepare(settings: Settings, address: str | None, show: "Display") -> list[ChildSpec]:
+def prepare(settings: Settings, address: str | None, show: Display) -> list[ChildSpec]:
     """Makes the topics; the roles and the service, to be started on the brokers at `address`."""
     from gokamsg.engine import TopicManager
     from gokamsg.messaging.topics import all_topics, ensure
@@ -164,7 +170,6 @@ class Display:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._live: console.Live | None = None
-        self._threads: list[threading.Thread] = []
 
     def begin(self, stop: Callable[[], None]) -> None:
         """The first line; from now on `q` stops on a terminal."""
@@ -173,12 +178,12 @@ class Display:
         self._keys = console.Keys({"q": stop}) if console.is_rich(sys.stderr) and not self._settings.json else None
 
     def end(self, said: str) -> None:
-        """Takes the panel away and says how everything ended."""
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(2.0)
-        if self._live is not None:
-            self._live.close()
+        """Takes the panel away and says how everything ended. Does not wait for who watches: a look at a broker that is
+        gone by now takes seconds."""
+        with self._lock:
+            self._ended.set()
+            if self._live is not None:
+                self._live.close()
         if self._keys is not None:
             self._keys.close()
         if said and not self._settings.json:
@@ -237,61 +242,72 @@ class Display:
             console.note(line)
         for name, status in self._statuses.items():
             self._said[name] = _state_text(status)
-        thread = threading.Thread(target=self._watch, name="panel", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        threading.Thread(target=self._watch, name="panel", daemon=True).start()
 
     def _watch(self) -> None:
         """Looks at the newest messages and blocks, and draws; ends with everything else."""
         if not console.is_rich(sys.stderr):
             self._tell_blocks()
             return
-        from gokamsg.engine import Tail
         from gokamsg.messaging.blocker import BLOCK_EVENT, BLOCK_USER
         from gokamsg.messaging.messages import MESSAGE, RECEIVED
         from gokamsg.panel import panel
 
-        from .kafka import client_config
-
-        assert self.brokers is not None
-        self._live = console.Live()
-        with Tail(client_config(self.brokers), {RECEIVED: MESSAGE, BLOCK_USER: BLOCK_EVENT}) as tail:
-            while not self._ended.wait(PANEL_EVERY_S):
-                try:
-                    self._note_news(tail.newest())
-                except GokamsgError:
-                    continue  # the broker is away for a moment; the roles' rows say so
-                with self._lock:
-                    lines = panel(
-                        dict(sorted(self._statuses.items())),
-                        [*self._news, *self._blocks],
-                        width=self._live.width,
-                        url=self._url or "",
-                        uptime_s=self._elapsed(),
-                    )
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._live = console.Live()
+        for records in self._looks({RECEIVED: MESSAGE, BLOCK_USER: BLOCK_EVENT}, PANEL_EVERY_S):
+            self._note_news(records)
+            with self._lock:
+                if self._ended.is_set():
+                    return
+                lines = panel(
+                    dict(sorted(self._statuses.items())),
+                    [*self._news, *self._blocks],
+                    width=self._live.width,
+                    url=self._url or "",
+                    uptime_s=self._elapsed(),
+                )
                 self._live.draw(lines)
 
     def _tell_blocks(self) -> None:
         """A line for each user who is blocked or heard again: of a spammer's many blocks the first one."""
-        from gokamsg.engine import Tail
         from gokamsg.messaging.blocker import BLOCK_EVENT, BLOCK_USER
+
+        said: dict[str, bool] = {}
+        for records in self._looks({BLOCK_USER: BLOCK_EVENT}, 1.0, timeout_s=2.0):
+            if self._ended.is_set():
+                return
+            for record in records:
+                if record.value is not None and said.get(record.key) is not record.value.unblock:
+                    said[record.key] = record.value.unblock
+                    self._line(f"{record.key} is {'no longer ' if record.value.unblock else ''}blocked")
+            if len(said) > MOST_SAID:
+                said.clear()
+
+    def _looks(
+        self, codecs: Mapping[str, Any], every_s: float, *, timeout_s: float = 0.2
+    ) -> Iterator[Sequence[TailRecord]]:
+        """What is new in these topics, again and again until everything ends; nothing while the broker is away, which
+        the roles say."""
+        from gokamsg.engine import Tail
 
         from .kafka import client_config
 
         assert self.brokers is not None
-        said: dict[str, bool] = {}
-        with Tail(client_config(self.brokers), {BLOCK_USER: BLOCK_EVENT}) as tail:
-            while not self._ended.wait(1.0):
-                try:
-                    records = tail.newest(timeout_s=2.0)
-                except GokamsgError:
-                    continue  # the broker is away for a moment; the roles say so
-                for record in records:
-                    if record.value is not None and said.get(record.key) is not record.value.unblock:
-                        said[record.key] = record.value.unblock
-                        self._line(f"{record.key} is {'no longer ' if record.value.unblock else ''}blocked")
-                if len(said) > MOST_SAID:
-                    said.clear()
+        with contextlib.ExitStack() as opened:
+            tail: Tail | None = None
+            while True:
+                with contextlib.suppress(GokamsgError):
+                    tail = tail or opened.enter_context(Tail(client_config(self.brokers), codecs))
+                if self._ended.wait(every_s):
+                    return
+                records: Sequence[TailRecord] = ()
+                if tail is not None:
+                    with contextlib.suppress(GokamsgError):
+                        records = tail.newest(timeout_s)
+                yield records
 
     def _note_news(self, records: Sequence[Any]) -> None:
         from gokamsg.messaging.blocker import BLOCK_USER

@@ -17,6 +17,8 @@ from gokamsg.errors import CodecError, PositionLostError
 
 LOOK_BACK = 8
 """Offsets before the end of a partition that are read; transaction markers are among them."""
+ENDS_WITHIN_S = 1.0
+"""A broker that takes longer to say where its logs end is away, for somebody who watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,11 @@ class Tail:
         self._consumer.close()
 
     def newest(self, timeout_s: float = 0.2) -> list[TailRecord]:
-        """What was written since the last look, oldest first; of much, only the newest of each partition."""
-        ends = self._consumer.end_offsets(self._parts, read_committed=True)
+        """What was written since the last look, oldest first; of much, only the newest of each partition.
+
+        BrokerUnavailableError when the brokers do not say within a second where the logs end.
+        """
+        ends = self._consumer.end_offsets(self._parts, read_committed=True, timeout_s=ENDS_WITHIN_S)
         grown = {part: max(self._seen[part], end - LOOK_BACK) for part, end in ends.items() if end > self._seen[part]}
         self._seen = ends
         if not grown:

@@ -7,14 +7,18 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from gokamsg.commands.up import Display
+from gokamsg.config import ROLE_NAMES, Settings
 from tests.helpers import Process, Processes, eventually, free_port, run_gokamsg, say, slowness
-from tests.kafka_server import KafkaCluster
+from tests.kafka_server import KafkaCluster, KafkaServer
 from tests.system import fold
 from tests.system.messaging import Ledger, Load, Messaging, pause
 from tests.system.traffic import NO_DETECTION, chatter
@@ -237,6 +241,34 @@ def test_free_ports_are_known_to_all_parts_and_kept_when_they_are_started_again(
         os.kill(pid, signal.SIGKILL)
     eventually("messages go through", lambda: scene.send("Alice", "Zoe", "again", timeout_s=3), timeout_s=60)
     eventually("they arrive", lambda: scene.feed("Zoe"), timeout_s=60, interval_s=0.5)
+
+
+@pytest.mark.any_broker
+def test_the_end_does_not_wait_for_a_look_at_a_broker_that_is_gone(own_cluster: KafkaServer) -> None:
+    """One stop in five took two seconds more: what watches messages had asked a broker that had just ended."""
+    own_cluster.create_topics({name: {"num_partitions": 1} for name in ("message_received", "block_user")})
+    show = Display(Settings(brokers=own_cluster.address), time.monotonic())
+    show.begin(lambda: None)
+    show.brokers = Settings(brokers=own_cluster.address)
+    show.message("serve", {"ready": "http://127.0.0.1:8080"})
+    for role in ROLE_NAMES:
+        show.message(role, {"state": "running", "partitions": [0], "guarantee": "exactly-once"})
+    eventually("somebody watches", lambda: "_looks wait" in " ".join(_what_runs("panel")), timeout_s=20)
+    own_cluster.pause()
+    try:
+        eventually("the broker is asked", lambda: "end_offsets" in _what_runs("panel"), timeout_s=20)
+        started = time.monotonic()
+        show.end("stopped")
+        assert time.monotonic() - started < 1.0
+    finally:
+        own_cluster.resume()
+
+
+def _what_runs(name: str) -> list[str]:
+    """The functions that the thread of that name is in."""
+    number = next(thread.ident for thread in threading.enumerate() if thread.name == name)
+    assert number is not None
+    return [frame.name for frame in traceback.extract_stack(sys._current_frames()[number])]
 
 
 def test_in_a_pipe_a_block_is_one_line(scene: UpScene) -> None:
