@@ -168,6 +168,7 @@ class Display:
         self._news: list[str] = []
         self._blocks: list[str] = []
         self._lock = threading.Lock()
+        self._drawing = threading.Lock()  # apart, as a terminal can be stopped (Ctrl-S)
         self._ended = threading.Event()
         self._live: console.Live | None = None
 
@@ -180,7 +181,7 @@ class Display:
     def end(self, said: str) -> None:
         """Takes the panel away and says how everything ended. Does not wait for who watches: a look at a broker that is
         gone by now takes seconds."""
-        with self._lock:
+        with self._drawing:
             self._ended.set()
             if self._live is not None:
                 self._live.close()
@@ -253,15 +254,13 @@ class Display:
         from gokamsg.messaging.messages import MESSAGE, RECEIVED
         from gokamsg.panel import panel
 
-        with self._lock:
+        with self._drawing:
             if self._ended.is_set():
                 return
             self._live = console.Live()
         for records in self._looks({RECEIVED: MESSAGE, BLOCK_USER: BLOCK_EVENT}, PANEL_EVERY_S):
             self._note_news(records)
             with self._lock:
-                if self._ended.is_set():
-                    return
                 lines = panel(
                     dict(sorted(self._statuses.items())),
                     [*self._news, *self._blocks],
@@ -269,6 +268,9 @@ class Display:
                     url=self._url or "",
                     uptime_s=self._elapsed(),
                 )
+            with self._drawing:
+                if self._ended.is_set():
+                    return
                 self._live.draw(lines)
 
     def _tell_blocks(self) -> None:
