@@ -13,7 +13,7 @@ from typing import Any
 from gokamsg.engine.clients import ClientConfig, TableConsumer
 from gokamsg.engine.codec import Codec
 from gokamsg.engine.output import decode_key
-from gokamsg.errors import CodecError, PositionLostError
+from gokamsg.errors import CodecError, GokamsgError, PositionLostError
 
 LOOK_BACK = 8
 """Offsets before the end of a partition that are read; transaction markers are among them."""
@@ -37,8 +37,12 @@ class Tail:
     def __init__(self, config: ClientConfig, codecs: Mapping[str, Codec[Any]]) -> None:
         self._consumer = TableConsumer(config)
         self._codecs = codecs
-        self._parts = [(topic, number) for topic in codecs for number in range(self._consumer.partitions(topic))]
-        self._seen = self._consumer.end_offsets(self._parts, read_committed=True)
+        try:
+            self._parts = [(topic, number) for topic in codecs for number in range(self._consumer.partitions(topic))]
+            self._seen = self._consumer.end_offsets(self._parts, read_committed=True)
+        except GokamsgError:
+            self._consumer.close()
+            raise
 
     def __enter__(self) -> Tail:
         return self
