@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
+from msgspec import Struct
 
-from gokamsg.engine.clients.connection import Attempts, ClosingSocket, bound, tls_context
+from gokamsg.engine.clients.connection import Attempts, ClosingSocket, Selector, bound, tls_context
 from gokamsg.errors import BrokerUnavailableError, UsageError
 
 log = logging.getLogger(__name__)
@@ -99,8 +100,7 @@ class ClientConfig:
         }
 
 
-@dataclass(frozen=True)
-class ClusterInfo:
+class ClusterInfo(Struct, frozen=True):
     cluster_id: str
     broker_count: int
 
@@ -130,7 +130,7 @@ def connect(
     kind = settings.get("kafka_client", KafkaNetClient)
 
     def make_inner(**inner_settings: Any) -> KafkaNetClient:
-        inner.append(bound(kind(**inner_settings), attempts))
+        inner.append(bound(kind(**{**inner_settings, "selector": Selector}), attempts))
         return inner[-1]
 
     settings |= {
