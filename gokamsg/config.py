@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from msgspec import Struct
+
 from .errors import UsageError
 
 ROLE_NAMES = ("blocker", "collector", "detector", "filter", "translator")
@@ -31,8 +33,7 @@ CLIENTS = (*ON_KAFKA, "up")
 DEFAULT_BROKERS = "localhost:9092"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One row of the table."""
 
     name: str

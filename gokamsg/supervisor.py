@@ -25,8 +25,9 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import IO, Any
+
+from msgspec import Struct, field
 
 from .errors import GokamsgError
 from .nursery import Nursery, Process
@@ -43,8 +44,7 @@ def show_stacks_when_asked() -> None:
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
+class ChildSpec(Struct, frozen=True):
     """One child: its name in messages, its command line, and what it reads first. Lower stages start first."""
 
     name: str
@@ -54,8 +54,7 @@ class ChildSpec:
     environment: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorOptions:
+class SupervisorOptions(Struct, frozen=True):
     """Patience."""
 
     quick_failures: int = 5
@@ -66,8 +65,7 @@ class SupervisorOptions:
     pauses_s: tuple[float, ...] = PAUSES_S
 
 
-@dataclass(slots=True)
-class _Child:
+class _Child(Struct):
     spec: ChildSpec
     process: Process | None = None
     started: float = 0.0

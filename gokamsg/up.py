@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from .errors import GokamsgError
 from .nursery import Nursery
@@ -26,8 +27,7 @@ from .supervisor import ChildSpec, Supervisor, SupervisorOptions
 BROKER_START_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """Who is told what the parts say and what happens to them: (part, message), (part, text), (part, line)."""
 
     on_message: Callable[[str, dict[str, Any]], None]

@@ -21,9 +21,10 @@ import sqlite3
 import time
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar
+
+from msgspec import Struct, field
 
 from gokamsg.broker import records
 from gokamsg.broker.batch import BatchError, BatchHeader, marker_commits, read_header, seal
@@ -46,8 +47,7 @@ _ROWS = (
 )
 
 
-@dataclass(slots=True)
-class _Pass:
+class _Pass(Struct):
     """One pass over one log."""
 
     log: PartitionLog
@@ -75,8 +75,7 @@ class _Pass:
         self.due_ms = min(self.due_ms or due_ms, due_ms)
 
 
-@dataclass(slots=True)
-class _Changes:
+class _Changes(Struct):
     """What a slice of the second scan wants changed."""
 
     next_offset: int

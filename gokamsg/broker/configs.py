@@ -7,8 +7,9 @@ for every cluster alike. What would need work that the broker does not do (compr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from gokamsg.broker.settings import BrokerSettings
 
@@ -37,8 +38,7 @@ class ConfigError(ValueError):
     """A config name or value that is refused; str() is the sentence for the client."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigRow:
+class ConfigRow(Struct, frozen=True):
     """One config that a topic may have."""
 
     name: str
@@ -117,8 +117,7 @@ _ROWS = (
 TOPIC_CONFIGS: Mapping[str, ConfigRow] = {row.name: row for row in _ROWS}
 
 
-@dataclass(frozen=True, slots=True)
-class TopicConfig:
+class TopicConfig(Struct, frozen=True):
     """A topic's configs as the broker acts on them."""
 
     compact: bool

@@ -13,31 +13,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Delay:
+
+class Delay(Struct, frozen=True):
     """Handle the request after so many seconds; its connection waits."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """Send this response (built with version=context.api_version) instead of handling the request."""
 
     response: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(Struct, frozen=True):
     """Close the connection without handling the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class DropAfter:
+class DropAfter(Struct, frozen=True):
     """Handle the request, then close the connection instead of answering."""
 
 

@@ -6,14 +6,14 @@ A member that waits for the others in JoinGroup or SyncGroup holds a future here
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gokamsg.broker.clock import Timer
 from gokamsg.broker.codes import Code
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Joining:
+class Joining(Struct, frozen=True, kw_only=True):
     """What a JoinGroup request says."""
 
     member_id: str
@@ -28,8 +28,7 @@ class Joining:
     can_skip_assignment: bool = True  # v9+: a returning static leader is told to leave the assignment alone
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True):
     """What a JoinGroup response says. `members` (id, instance id, metadata) is for the leader only."""
 
     code: Code
@@ -42,8 +41,7 @@ class Joined:
     skip_assignment: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(Struct, frozen=True):
     """What a SyncGroup response says."""
 
     code: Code
@@ -52,8 +50,7 @@ class Synced:
     assignment: bytes = b""
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Struct):
     """One member as the coordinator knows it."""
 
     id: str

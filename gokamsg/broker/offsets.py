@@ -11,10 +11,10 @@ Not here: who may commit (groups, transactions). Runs on the broker's loop.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
+from msgspec import Struct
 
 from gokamsg.broker.clock import Clock
 from gokamsg.broker.settings import BrokerSettings
@@ -39,8 +39,7 @@ class CommittedOffset(msgspec.Struct, frozen=True):
 Offsets = Mapping[TopicPartition, CommittedOffset]
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(Struct, frozen=True):
     """What becomes visible once its write unit is durable."""
 
     apply: Callable[[], None]

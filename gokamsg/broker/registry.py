@@ -12,17 +12,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from gokamsg.broker.readahead import ReadAhead
 from gokamsg.broker.state import Broker
 from gokamsg.broker.store import WriteUnit
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(Struct, frozen=True):
     """Who asks, and at which version."""
 
     client_id: str | None
@@ -42,8 +42,7 @@ class Deferred(NamedTuple):
 Handler = Callable[[Broker, Any, RequestContext], Any | Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
+class Api(Struct, frozen=True):
     """One row of the table."""
 
     key: int

@@ -6,14 +6,14 @@ in _ms), in seconds elsewhere (_s). The broker reads nothing but this: no enviro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerSettings:
+class BrokerSettings(Struct, frozen=True, kw_only=True):
     """One broker's settings; only data_dir has no default."""
 
     data_dir: Path

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gokamsg.broker.cache import CacheBudget
 from gokamsg.broker.clock import Clock
@@ -25,8 +26,7 @@ from gokamsg.broker.transactions import TransactionCoordinator
 NODE_ID = 1
 
 
-@dataclass(slots=True)
-class Broker:
+class Broker(Struct):
     """Everything that a handler may need."""
 
     settings: BrokerSettings

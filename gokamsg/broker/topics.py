@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from gokamsg.broker.cache import CacheBudget
 from gokamsg.broker.clock import Clock
@@ -49,8 +49,7 @@ class TopicRecord(msgspec.Struct, array_like=True):
     configs: dict[str, str]
 
 
-@dataclass(slots=True)
-class Topic:
+class Topic(Struct):
     """One topic."""
 
     name: str

@@ -3,11 +3,10 @@
 Pure. The examples are checked against the commands and their options by the tests.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Help:
+class Help(Struct, frozen=True):
     """`short` stands in the list of commands, where the summary is longer than a line."""
 
     examples: tuple[str, ...] = ()

@@ -1,8 +1,10 @@
 """topics create, topics describe: the service's topics on the cluster."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from gokamsg import console
 from gokamsg.config import Settings
@@ -34,8 +36,7 @@ def create(settings: Settings) -> None:
             console.out(f"{name}: {outcome}, {partitions} partitions")
 
 
-@dataclass(frozen=True, slots=True)
-class TopicRow:
+class TopicRow(Struct, frozen=True):
     """What there is to say of a topic.
 
     `offsets`: records, transaction markers and what compaction has removed. `bytes`: on disk, of one replica; None if

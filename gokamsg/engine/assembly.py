@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from threading import Event
 from typing import Any
+
+from msgspec import Struct
 
 from gokamsg.engine.assignment import Assignment, Clients
 from gokamsg.engine.clients import Patience
@@ -38,8 +39,7 @@ from gokamsg.engine.worker import Worker
 PRODUCER_INIT_TIMEOUT_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
+class Assembled(Struct, frozen=True):
     """What the processor needs to run and to report."""
 
     worker: Worker
@@ -89,8 +89,7 @@ def assemble(
     return _put_together(parts, {name: topic.topic_id for name, topic in topics.items()}, home.marks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(Struct, frozen=True):
     graph: GroupGraph
     options: ProcessorOptions
     counters: Counters

@@ -16,8 +16,9 @@ Owned by the worker's thread; `step()` is called between polls and never blocks 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from time import monotonic
+
+from msgspec import Struct
 
 from gokamsg.engine.clients import Membership
 from gokamsg.engine.cluster import GroupClient, Marks, TableClient
@@ -47,8 +48,7 @@ REBALANCE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Clients:
+class Clients(Struct, frozen=True):
     """The Kafka clients of one worker."""
 
     inputs: GroupClient

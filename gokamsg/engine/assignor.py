@@ -10,9 +10,10 @@ the numbers of partitions differ by one at most, as few move as that allows, and
 
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from math import floor
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from gokamsg.errors import TopicError
 
@@ -25,8 +26,7 @@ _VERSION = 1
 _HEAD = struct.Struct(">8sHiI")
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """What a member says that it owned, and in which generation of the group."""
 
     generation: int

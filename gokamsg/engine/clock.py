@@ -2,11 +2,11 @@
 
 import time as system
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """`time` is seconds since 1970, for timestamps; `monotonic` is seconds since some moment, for durations."""
 
     time: Callable[[], float] = system.time

@@ -6,9 +6,10 @@ Counted by the owner's thread, per batch; a snapshot may be taken from any threa
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
+
+from msgspec import Struct, field
 
 STALLED_AFTER_S = 120.0
 """A restore that has read nothing for so long is called stalled."""
@@ -16,8 +17,7 @@ STALLED_AFTER_S = 120.0
 TableStatus = Literal["recovering", "running"]
 
 
-@dataclass(frozen=True, slots=True)
-class InputStats:
+class InputStats(Struct, frozen=True):
     """What was read of one partition. `bytes` are those of the values."""
 
     count: int = 0
@@ -27,8 +27,7 @@ class InputStats:
     delay_s: float = 0.0  # how old the newest record of the last batch was when it was handled
 
 
-@dataclass(frozen=True, slots=True)
-class OutputStats:
+class OutputStats(Struct, frozen=True):
     """What was written to one topic. `bytes` are those of the records as sent, before compression; for a table of
     the values."""
 
@@ -36,8 +35,7 @@ class OutputStats:
     bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TableStats:
+class TableStats(Struct, frozen=True):
     """One partition of a table. `hwm` is the changelog's end that the restore goes to, `offset` where it is."""
 
     status: TableStatus
@@ -74,8 +72,7 @@ class InputCount:
         return InputStats(self.count, self.bytes, self.last_offset, lag, self.delay_s)
 
 
-@dataclass(slots=True)
-class TableCount:
+class TableCount(Struct):
     """A mutable TableStats."""
 
     offset: int

@@ -13,8 +13,9 @@ Any thread may call.
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from gokamsg.engine.clients import BATCH_BYTES, ClientConfig
 from gokamsg.engine.cluster import Cluster, Sent
@@ -30,8 +31,7 @@ UNDER_WAY_BYTES = 32 << 20
 EMIT_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True)
-class RecordPosition:
+class RecordPosition(Struct, frozen=True):
     """Where a record lies. The offset is -1 when a retry hid it."""
 
     topic: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from gokamsg.engine.hashing import Hasher, fnv1a32
 from gokamsg.errors import UsageError
@@ -29,8 +30,7 @@ TRANSACTION_MARGIN_S = 2.0
 """A transaction is given up this long before the brokers would abort it, while the outcome is still ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessorOptions:
+class ProcessorOptions(Struct, frozen=True):
     """Settings of one processor. Raises UsageError when built from values that cannot work.
 
     on_error: a record that cannot be decoded, or whose callback raises, is put aside with the later ones of its key

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import compress
 from time import monotonic
 from typing import Any
+
+from msgspec import Struct
 
 from gokamsg.engine.codec import Codec
 from gokamsg.engine.context import Context, Handled
@@ -30,8 +31,7 @@ from gokamsg.engine.records import Records
 from gokamsg.errors import CodecError, ProcessingError
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """One topic that a group reads: an input or its loop; or (`is_visit`) the rows of its table, for a visitor."""
 
     topic: str
@@ -40,8 +40,7 @@ class Source:
     is_visit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BadRecord:
+class BadRecord(Struct, frozen=True):
     """A record that could not be handled, and why."""
 
     topic: str

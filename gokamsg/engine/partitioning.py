@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gokamsg.engine.hashing import Hasher, fnv1a32, partition_of
 
@@ -68,8 +69,7 @@ OTHERS: Mapping[str, Callable[[bytes, int], int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Misplaced:
+class Misplaced(Struct, frozen=True):
     """Keys that do not lie in their partitions. `fitting` names the partitioners that put all of those there."""
 
     keys: int

@@ -6,8 +6,9 @@ Counters are written by the worker's thread only; a snapshot may be taken from a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from time import monotonic
+
+from msgspec import Struct, field
 
 from gokamsg.engine.counts import InputStats, OutputStats, TableStats
 from gokamsg.engine.state import ProcessorState
@@ -16,8 +17,7 @@ from gokamsg.engine.table_reader import RestoreProgress
 RATE_WINDOW_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessorStatus:
+class ProcessorStatus(Struct, frozen=True):
     """One moment of a processor."""
 
     group: str
@@ -47,8 +47,7 @@ class ProcessorStatus:
         return sum(self.lag.values())
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionStats:
+class PartitionStats(Struct, frozen=True):
     """One partition of the group, as this processor has it."""
 
     table: TableStats | None  # None without Persist
@@ -56,8 +55,7 @@ class PartitionStats:
     input: Mapping[str, InputStats]  # by input stream and loop
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessorStats:
+class ProcessorStats(Struct, frozen=True):
     """What went through a processor, in Goka's terms. Outputs are counted per processor, not per partition."""
 
     group: Mapping[int, PartitionStats]

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from time import monotonic
+
+from msgspec import Struct
 
 from gokamsg.engine.cluster import TableClient
 from gokamsg.engine.counts import TableCount
@@ -32,8 +33,7 @@ FLUSH_ROWS = 8_192
 PROBE_POLL_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreProgress:
+class RestoreProgress(Struct, frozen=True):
     """How far a restore is. Rows are counted in changelog offsets, holes included."""
 
     partitions_done: int
@@ -44,8 +44,7 @@ class RestoreProgress:
     remaining_s: float | None
 
 
-@dataclass(slots=True)
-class _Reading:
+class _Reading(Struct):
     table: Followed
     start: int
     end: int

@@ -6,9 +6,10 @@ Each look costs the same, however much was written since the last one. Owned by 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+
+from msgspec import Struct
 
 from gokamsg.engine.clients import ClientConfig, TableConsumer
 from gokamsg.engine.codec import Codec
@@ -21,8 +22,7 @@ ENDS_WITHIN_S = 1.0
 """A broker that takes longer to say where its logs end is away, for somebody who watches."""
 
 
-@dataclass(frozen=True, slots=True)
-class TailRecord:
+class TailRecord(Struct, frozen=True):
     """One record; `value` is None for a null value and for one that its codec cannot decode."""
 
     topic: str

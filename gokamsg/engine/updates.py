@@ -7,15 +7,15 @@ processor's own callbacks write. It must give the same rows for the same records
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from gokamsg.engine.output import decode_key, encode_key
 from gokamsg.engine.records import RecordBatch
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateContext:
+class UpdateContext(Struct, frozen=True):
     """Where a changelog record comes from."""
 
     topic: str

@@ -16,10 +16,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
+
+from msgspec import Struct
 
 from gokamsg.engine.clients import ClientConfig
 from gokamsg.engine.cluster import Cluster, TableClient
@@ -38,8 +39,7 @@ _PATIENCE_S: Final = 30.0
 TopicPartition = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableCheck:
+class TableCheck(Struct, frozen=True, kw_only=True):
     """One local copy of a table partition. `finding` is empty if it agrees, else says what is wrong."""
 
     group: str
@@ -56,16 +56,14 @@ class TableCheck:
     end: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedSlot:
+class LockedSlot(Struct, frozen=True, kw_only=True):
     """A slot that could not be looked at: a running process has it."""
 
     group: str
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
+class _Copy(Struct, frozen=True):
     group: str
     slot: int
     topic: str
@@ -73,8 +71,7 @@ class _Copy:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Changelog:
+class _Changelog(Struct, frozen=True):
     topic: str
     partition: int
     topic_id: str

@@ -6,11 +6,11 @@ made from `templates`, which need no request for it.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Struct, field
 
 from .messages import NAME_BYTES, Message
 
@@ -27,8 +27,7 @@ class Templates(Protocol):
     def get_template(self, name: str) -> Template: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A response, whatever sends it."""
 
     body: bytes

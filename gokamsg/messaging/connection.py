@@ -14,10 +14,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from .pending import PENDING, Pending
 from .requests import BODY_BYTES, Refusal, Request, RequestReader
@@ -31,8 +32,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" fo
 _BODILESS = (204, 304)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How many connections there may be, and how long each may take for what."""
 
     connections: int = 1000

@@ -19,10 +19,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec import Struct, field
 
 from gokamsg.errors import CodecError, GokamsgError, UsageError
 
@@ -83,8 +83,7 @@ class Latencies:
         return 0.0
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(Struct):
     """How far the load generator is. `refused` were answered with an error; `unanswered` may have been accepted."""
 
     accepted: int = 0

@@ -8,11 +8,11 @@
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 import httptools
+from msgspec import Struct
 
 HEAD_BYTES: Final = 64 * 1024
 BODY_BYTES: Final = 64 * 1024
@@ -22,8 +22,7 @@ PIPELINED: Final = 100
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A request that was received."""
 
     method: str
@@ -36,8 +35,7 @@ class Request:
     keep_alive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Bytes that are no request, or too many."""
 
     status: int

@@ -4,15 +4,15 @@ Which topics a role needs follows from its graph; nothing is listed twice. Pure.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gokamsg.engine import GroupGraph
 
 from . import blocker, collector, detector, filter, translator  # noqa: A004 - the role's name is Goka's
 
 
-@dataclass(frozen=True, slots=True)
-class RoleOptions:
+class RoleOptions(Struct, frozen=True):
     """What can be set about the roles."""
 
     keep: int = 5
@@ -20,8 +20,7 @@ class RoleOptions:
     detect_share: float = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+class Role(Struct, frozen=True):
     """A processor that `gokamsg process` can run."""
 
     name: str

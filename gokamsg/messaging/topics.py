@@ -5,7 +5,8 @@ partition count of those that exist among its co-partitioned ones.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gokamsg.engine import GroupGraph, TopicManager
 from gokamsg.errors import TopicError
@@ -18,8 +19,7 @@ MENDING = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TopicSettings:
+class TopicSettings(Struct, frozen=True):
     """What new topics get. A replication of None is three, or as many as there are brokers."""
 
     partitions: int = 8

@@ -6,13 +6,13 @@ Nothing here decides what a topic should look like; that is engine/topics.py.
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, MemberToRemove, OffsetSpec
 from kafka.protocol.consumer import IsolationLevel
+from msgspec import Struct, field
 
 from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, connect, connecting
 from gokamsg.engine.clients.reader import TopicPart
@@ -21,8 +21,7 @@ from gokamsg.errors import BrokerUnavailableError, TopicError
 SETTLE_S = 5.0
 
 
-@dataclass(frozen=True)
-class NewTopic:
+class NewTopic(Struct, frozen=True):
     """A topic to be made."""
 
     name: str
@@ -31,8 +30,7 @@ class NewTopic:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Topic:
+class Topic(Struct, frozen=True):
     """A topic as it is. `topic_id` changes when it is deleted and made again."""
 
     name: str
@@ -41,8 +39,7 @@ class Topic:
     topic_id: str
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(Struct, frozen=True):
     member_id: str
     instance_id: str | None
     client_id: str
@@ -50,8 +47,7 @@ class Member:
     partitions: frozenset[TopicPart]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Struct, frozen=True):
     """A consumer group; the state is Kafka's word for it, `Dead` when there is no such group."""
 
     name: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gokamsg.engine.quarantine.record import bytes_to_text, text_to_bytes
 from gokamsg.errors import CodecError
@@ -16,8 +17,7 @@ from gokamsg.errors import CodecError
 RETRY, DROP, EDIT = "retry", "drop", "edit"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """retry a key's records; drop or edit one record (its `name` is topic/partition/offset)."""
 
     verb: str

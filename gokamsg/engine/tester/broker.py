@@ -6,8 +6,9 @@ transactional id, and what is in a log.
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from random import Random
+
+from msgspec import Struct, field
 
 from gokamsg.engine.assignor import Claim, sticky_plan
 from gokamsg.engine.clients import Membership, TopicPart
@@ -16,8 +17,7 @@ from gokamsg.engine.tester.log import MemoryTopic, MemoryTransaction
 from gokamsg.errors import TopicError, TransactionAbortedError
 
 
-@dataclass(slots=True)
-class GroupMember:
+class GroupMember(Struct):
     """One member as its group knows it."""
 
     member_id: str
@@ -26,8 +26,7 @@ class GroupMember:
     partitions: frozenset[TopicPart] = frozenset()
 
 
-@dataclass(slots=True)
-class MemoryGroup:
+class MemoryGroup(Struct):
     """A consumer group."""
 
     name: str

@@ -7,15 +7,15 @@ the order in which it did, over all partitions.
 
 import struct
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
+
+from msgspec import Struct, field
 
 from gokamsg.engine.records import BatchBuilder, RecordBatch
 
 
-@dataclass(frozen=True, slots=True)
-class JournalRecord:
+class JournalRecord(Struct, frozen=True):
     """A record that readers see. Key and value are bytes as they are in the log."""
 
     partition: int
@@ -45,8 +45,7 @@ class MemoryTransaction:
                 topic.publish(log, entry)
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     base: int
     next: int
     raw: bytes | None  # None is a transaction's marker
@@ -61,8 +60,7 @@ class _Entry:
         return self.raw is not None and (self.transaction is None or self.transaction.committed)
 
 
-@dataclass(slots=True)
-class MemoryLog:
+class MemoryLog(Struct):
     """One partition."""
 
     partition: int
@@ -114,8 +112,7 @@ class MemoryLog:
         return -1
 
 
-@dataclass(slots=True)
-class MemoryTopic:
+class MemoryTopic(Struct):
     """A topic, its partitions and its journal; `rows` is the last visible value of each key."""
 
     name: str
