@@ -52,8 +52,8 @@ def run_workers(settings: Settings, specs: Sequence[ChildSpec], nursery: Nursery
     display.stopped()
 
 
-def worker_specs(settings: Settings) -> list[ChildSpec]:
-    """One child for each role and worker, in the order in which roles start."""
+def worker_specs(settings: Settings, *, stage: int = 0) -> list[ChildSpec]:
+    """One child for each role and worker, in the order in which roles start; all of them in this stage."""
     from gokamsg.messaging.roles import ROLES
 
     common = {
@@ -78,7 +78,8 @@ def worker_specs(settings: Settings) -> list[ChildSpec]:
         for number in range(1, settings.workers + 1) if role in settings.roles else ():
             argv = [sys.executable, "-m", "gokamsg.commands.worker", role]
             name = role if settings.workers == 1 else f"{role}/{number}"
-            specs.append(ChildSpec(name, argv, greeting=json.dumps({**common, "role": role}).encode() + b"\n"))
+            greeting = json.dumps({**common, "role": role}).encode() + b"\n"
+            specs.append(ChildSpec(name, argv, stage=stage, greeting=greeting))
     return specs
 
 

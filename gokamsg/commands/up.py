@@ -86,7 +86,7 @@ def prepare(settings: Settings, address: str | None, show: Display) -> list[Chil
         partitions = {topic.partitions for topic in manager.existing(all_topics()).values()}
     show.topics(len(all_topics()), sorted(partitions), len(created))
     show.brokers = here
-    specs = [replace(spec, stage=1) for spec in worker_specs(here)]
+    specs = worker_specs(here, stage=1)
     specs.append(part("serve", replace(here, json=True), stage=2))
     if settings.demo:
         url = f"http://127.0.0.1:{settings.port}"

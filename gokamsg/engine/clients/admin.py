@@ -40,6 +40,8 @@ class Topic(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
+    """A member of a group, and what it has been assigned."""
+
     member_id: str
     instance_id: str | None
     client_id: str

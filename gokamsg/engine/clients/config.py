@@ -101,6 +101,8 @@ class ClientConfig:
 
 
 class ClusterInfo(Struct, frozen=True):
+    """Who a cluster is, and how many brokers it has."""
+
     cluster_id: str
     broker_count: int
 
