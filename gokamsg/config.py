@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from msgspec import Struct
-
 from .errors import UsageError
 
 ROLE_NAMES = ("blocker", "collector", "detector", "filter", "translator")
@@ -33,7 +31,8 @@ CLIENTS = (*ON_KAFKA, "up")
 DEFAULT_BROKERS = "localhost:9092"
 
 
-class Setting(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Setting:
     """One row of the table."""
 
     name: str

@@ -25,9 +25,8 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any
-
-from msgspec import Struct, field
 
 from .errors import GokamsgError
 from .nursery import Nursery, Process
@@ -44,7 +43,8 @@ def show_stacks_when_asked() -> None:
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
 
-class ChildSpec(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
     """One child: its name in messages, its command line, and what it reads first. Lower stages start first."""
 
     name: str
@@ -54,7 +54,8 @@ class ChildSpec(Struct, frozen=True):
     environment: Mapping[str, str] | None = None
 
 
-class SupervisorOptions(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
     """Patience."""
 
     quick_failures: int = 5
@@ -65,7 +66,8 @@ class SupervisorOptions(Struct, frozen=True):
     pauses_s: tuple[float, ...] = PAUSES_S
 
 
-class _Child(Struct):
+@dataclass(slots=True)
+class _Child:
     spec: ChildSpec
     process: Process | None = None
     started: float = 0.0

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from msgspec import Struct
 
 from .errors import GokamsgError
 from .nursery import Nursery
@@ -27,7 +26,8 @@ from .supervisor import ChildSpec, Supervisor, SupervisorOptions
 BROKER_START_S = 30.0
 
 
-class Listener(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Listener:
     """Who is told what the parts say and what happens to them: (part, message), (part, text), (part, line)."""
 
     on_message: Callable[[str, dict[str, Any]], None]

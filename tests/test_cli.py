@@ -222,7 +222,7 @@ try:
     cli.main()
 except SystemExit:
     pass
-heavy = {"asyncio", "kafka", "flask", "httptools", "rich", "prometheus_client", "sqlitedict"}
+heavy = {"asyncio", "kafka", "flask", "httptools", "rich", "msgspec", "prometheus_client", "sqlitedict"}
 heavy |= {"logging.handlers"}
 print(sorted(heavy & set(sys.modules)))
 """

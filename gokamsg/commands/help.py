@@ -3,10 +3,11 @@
 Pure. The examples are checked against the commands and their options by the tests.
 """
 
-from msgspec import Struct
+from dataclasses import dataclass
 
 
-class Help(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Help:
     """`short` stands in the list of commands, where the summary is longer than a line."""
 
     examples: tuple[str, ...] = ()

@@ -8,14 +8,14 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-
-from msgspec import Struct
 
 STALE_S = 10.0
 
 
-class Restoring(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Restoring:
     """How far a group's workers on this machine are with their restore."""
 
     rows_done: int = 0

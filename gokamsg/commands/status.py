@@ -5,9 +5,8 @@ machine restore, as they note it in the state directory.
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from msgspec import Struct
 
 from gokamsg import console
 from gokamsg.config import Settings
@@ -28,7 +27,8 @@ STATES = {"Stable": "running", "Empty": "stopped", "Dead": "never ran"}
 Offsets = Mapping[tuple[str, int], int]
 
 
-class GroupStatus(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
     """One group at one moment; `handled` is the sum of its committed offsets."""
 
     group: str

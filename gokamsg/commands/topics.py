@@ -1,10 +1,8 @@
 """topics create, topics describe: the service's topics on the cluster."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
-
-from msgspec import Struct
-from msgspec.structs import asdict
 
 from gokamsg import console
 from gokamsg.config import Settings
@@ -36,7 +34,8 @@ def create(settings: Settings) -> None:
             console.out(f"{name}: {outcome}, {partitions} partitions")
 
 
-class TopicRow(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TopicRow:
     """What there is to say of a topic.
 
     `offsets`: records, transaction markers and what compaction has removed. `bytes`: on disk, of one replica; None if

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
-
 from gokamsg import console
 from gokamsg.config import Settings
 from gokamsg.errors import StateError
@@ -57,6 +55,8 @@ def verify(settings: Settings) -> None:
 
 def show_check(check: "TableCheck", bars: console.Bars, *, as_json: bool) -> None:
     """One copy: as JSON, or a line if something is wrong with it."""
+    from msgspec.structs import asdict
+
     if as_json:
         console.data(asdict(check))
     elif check.outcome != "agrees":
@@ -67,6 +67,8 @@ def show_check(check: "TableCheck", bars: console.Bars, *, as_json: bool) -> Non
 
 def show_locked(slot: "LockedSlot", bars: console.Bars, *, as_json: bool) -> None:
     """A slot that could not be looked at."""
+    from msgspec.structs import asdict
+
     if as_json:
         console.data({**asdict(slot), "outcome": "in use"})
     else:

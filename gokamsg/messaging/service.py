@@ -317,8 +317,9 @@ def read_message(request: Request, sender: str) -> tuple[Message, bool]:
 
 def refuse_foreign(request: Request, loopback_only: bool) -> None:
     """Refuses what only a page of another origin makes a browser send. Raises Refusal."""
-    if loopback_only and not is_loopback(host := request.environ.get("HTTP_HOST") or request.host):
-        raise Refusal(403, f"this service answers requests to localhost, not to {host_name(host)!r}; see --host")
+    host = urlsplit(f"//{request.host}").hostname or ""
+    if loopback_only and host not in LOOPBACK_NAMES and not host.startswith("127."):
+        raise Refusal(403, f"this service answers requests to localhost, not to {host!r}; see --host")
     if request.method != "POST":
         return
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
@@ -326,21 +327,6 @@ def refuse_foreign(request: Request, loopback_only: bool) -> None:
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
         raise Refusal(403, f"the request comes from a page of {origin[:100]!r} (Origin); nothing was sent")
-
-
-@lru_cache(64)
-def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine as only its own users do."""
-    name = host_name(host)
-    return name in LOOPBACK_NAMES or name.startswith("127.")
-
-
-def host_name(host: str) -> str:
-    """The name in a Host header, without the port; empty if it is none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def answer_to(error: Any, said: Answers, method: str, path: str) -> Answer:

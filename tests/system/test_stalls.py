@@ -7,11 +7,11 @@ import json
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from gokamsg.commands.process import worker_specs
 from gokamsg.config import Settings
