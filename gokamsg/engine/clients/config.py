@@ -21,7 +21,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
 from msgspec import Struct
 
-from gokamsg.engine.clients.connection import Attempts, ClosingSocket, bound, tls_context
+from gokamsg.engine.clients.connection import Attempts, ClosingSocket, Selector, bound, tls_context
 from gokamsg.errors import BrokerUnavailableError, UsageError
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def connect(
     kind = settings.get("kafka_client", KafkaNetClient)
 
     def make_inner(**inner_settings: Any) -> KafkaNetClient:
-        inner.append(bound(kind(**inner_settings), attempts))
+        inner.append(bound(kind(**{**inner_settings, "selector": Selector}), attempts))
         return inner[-1]
 
     settings |= {

@@ -13,8 +13,10 @@
   kafka-python tries until its time is over, and then says only that.
 """
 
+import selectors
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -108,7 +110,7 @@ def bound(client: KafkaNetClient, attempts: Attempts) -> KafkaNetClient:
         sock = await create_connection(
             net, node.host, node.port, config["socket_options"], proxy_url=config["proxy_url"], timeout_at=timeout_at
         )
-        kind = KafkaSSLTransport if manager.ssl_enabled else KafkaTCPTransport
+        kind = KafkaSSLTransport if manager.ssl_enabled else _PromptTransport
         settings = {key: value for key, value in config.items() if key.startswith("ssl_")}
         transport = kind(net, sock, host=node.host, **(settings if manager.ssl_enabled else {}))
         timer = None if timeout_at is None else net.call_at(timeout_at, lambda: _wake(transport._sock))
@@ -125,6 +127,32 @@ def bound(client: KafkaNetClient, attempts: Attempts) -> KafkaNetClient:
 
     manager._build_transport = build_transport
     return client
+
+
+class _PromptTransport(KafkaTCPTransport):  # type: ignore[misc]  # kafka-python has no types
+    """Sends what the socket takes at once; kafka-python waits a turn of its loop to be told that it takes any."""
+
+    def write(self, data: Any) -> None:
+        if self._writing or self._closed or not self._write or not data:
+            super().write(data)
+            return
+        try:
+            sent = self._sock.send(data)
+        except OSError:
+            sent = 0  # whatever it is, it is met again where it is handled
+        self.last_write = time.monotonic()
+        if sent < len(data):
+            super().write(memoryview(data)[sent:])
+
+
+class Selector(selectors.DefaultSelector):
+    """Says that a socket is not registered without describing it, which takes four calls of the system: kafka-python
+    asks before each wait."""
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        if fileobj.fileno() not in list(self.get_map() or ()):
+            raise KeyError(fileobj)
+        return super().get_key(fileobj)
 
 
 def _ask_at_once(cluster: Any) -> None:

@@ -33,7 +33,7 @@ from gokamsg.errors import (
     TransactionAbortedError,
 )
 
-_LATE_HEARTBEAT_S = 0.05
+_LOOK_UP_S = 1.0  # a poll that waits for data sees to everything else so often
 
 
 class Membership(Struct, frozen=True):
@@ -99,7 +99,8 @@ class GroupConsumer(BatchReader):
         )
         self._coordinator = self._consumer._coordinator
         self._watch_heartbeats()
-        self._wait_for_late_heartbeats()
+        self._leave_heartbeats_alone()
+        self._keep_known_coordinator()
         self._note_pending_offsets()
         self._keep_finished_joins()
         self._finish_begun_joins()
@@ -203,7 +204,7 @@ class GroupConsumer(BatchReader):
 
     def _watch_heartbeats(self) -> None:
         # kafka-python logs a fenced instance id and stops its heartbeats; nobody would be told. In a rebalance it takes
-        # part when the poll that waits for data looks up next, one heartbeat later.
+        # part when the poll that waits for data looks up next.
         handle = self._coordinator._handle_heartbeat_response
 
         def watch(response: Any, send_time: float) -> Any:
@@ -217,11 +218,23 @@ class GroupConsumer(BatchReader):
 
         self._coordinator._handle_heartbeat_response = watch
 
-    def _wait_for_late_heartbeats(self) -> None:
-        # A poll waits no longer than until a heartbeat is due, and to kafka-python an unanswered one is due: before a
-        # silent or busy broker it looked up without a pause, for a third of a core and 3 MB of memory a second.
-        due_s = self._coordinator.time_to_next_poll
-        self._coordinator.time_to_next_poll = lambda: max(due_s(), _LATE_HEARTBEAT_S)
+    def _leave_heartbeats_alone(self) -> None:
+        # kafka-python's own thread sends them, and _watch_heartbeats() wakes a poll that has to hear of one. Its polls
+        # look up whenever one is due nevertheless: an unanswered one is due all the time.
+        self._coordinator.time_to_next_poll = lambda: _LOOK_UP_S
+
+    def _keep_known_coordinator(self) -> None:
+        # kafka-python asks its I/O thread at every poll whether the coordinator is known.
+        coordinator = self._coordinator
+        ensure = coordinator.ensure_coordinator_ready
+
+        def known_or_found(timeout_ms: float | None = None) -> bool:
+            node = coordinator.coordinator_id
+            if node is not None and coordinator._client.connected(node):
+                return True
+            return bool(ensure(timeout_ms=timeout_ms))
+
+        coordinator.ensure_coordinator_ready = known_or_found
 
     def _note_pending_offsets(self) -> None:
         # kafka-python asks again until the time is over, and then says only that.

@@ -14,6 +14,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.future import Future
 from kafka.protocol.consumer import IsolationLevel
 
 from gokamsg.engine.clients.config import ClientConfig, connect, connecting
@@ -62,12 +63,11 @@ class BatchReader:
         install(self._consumer)
         self._subscription = self._consumer._subscription
         self._fetcher = self._consumer._fetcher
-        self._fetching = False
         self._alarm: Alarm | None = None
         self._woken = False
         self._wakeable = False
         self._hurry_when_told(self._consumer._net)
-        self._note_fetches()
+        self._fetcher.fetch_records = self._fetch_records
 
     def poll(self, timeout_s: float) -> Batches:
         """The batches that arrive within the time, in order per partition; {} when none do, on wake(), or when the
@@ -204,7 +204,7 @@ class BatchReader:
                     done.append(True)
                     alarm.set()
 
-            waits_for_data = self._fetching and coroutine == self._consumer._manager.wait_for
+            waits_for_data = coroutine == self._await_fetch
             with self._patience.alarm() as alarm:
                 self._alarm = alarm
                 with net._pending_waiters_lock:
@@ -212,7 +212,7 @@ class BatchReader:
                 try:
                     net.call_soon_threadsafe(answered)
                     while not (done or answer["exception"]):
-                        if self._fetching and self._patience.hurried:
+                        if waits_for_data and self._patience.hurried:
                             raise _WokenError
                         if waits_for_data and self._wakeable and self._woken:
                             raise kafka_errors.KafkaTimeoutError
@@ -229,37 +229,55 @@ class BatchReader:
 
         net.run = run_patiently
 
-    def _note_fetches(self) -> None:
-        # Waiting for data is the one part of a poll that can be left at any moment; a rebalance is not. What has been
-        # drained counts as read from then on, so whatever ends the poll behind that (the next fetch is sent there) must
-        # not end it without the records: the position would have passed what nobody was given.
-        fetcher = self._fetcher
-        drain, fetch = fetcher.fetched_records, fetcher.fetch_records
-        drained: dict[Any, Any] = {}
+    def _fetch_records(self, max_records: int, update_offsets: bool = True, timeout_ms: float = 0.0) -> Any:
+        """In place of kafka-python's, which waits for its I/O thread once for the next fetch and once for its data.
 
-        def fetched_records(*args: Any, **options: Any) -> Any:
-            nonlocal drained
-            drained, partial = drain(*args, **options)
-            return drained, partial
+        Waiting for data is the one part of a poll that can be left at any moment; a rebalance is not. What has been
+        drained counts as read from then on, so nothing behind it may end the poll without the records: the position
+        would have passed what nobody was given.
+        """
+        fetcher, manager = self._fetcher, self._consumer._manager
+        records, partial = fetcher.fetched_records(max_records, update_offsets=update_offsets)
+        idle = False
+        if not records and timeout_ms > 0:
+            with suppress(kafka_errors.KafkaTimeoutError):
+                idle = not self._run(self._await_fetch, timeout_ms)
+            records, _ = fetcher.fetched_records(max_records, update_offsets=update_offsets)
+        elif not partial:
+            with suppress(Exception):  # what lasts is told by the next poll
+                manager.call_soon(fetcher._send_fetches_async)
+        if not records and self._wakeable and self._woken:
+            raise _WokenError
+        return records, idle and not records
 
-        def fetch_records(*args: Any, **options: Any) -> Any:
-            nonlocal drained
-            drained = {}
-            self._fetching = True
-            try:
-                records, idle = fetch(*args, **options)
-            except Exception:  # what lasts is told by the next poll
-                if not drained:
-                    raise
-                records, idle = drained, False
-            finally:
-                self._fetching = False
-            if not records and self._wakeable and self._woken:
-                raise _WokenError
-            return records, idle
+    async def _await_fetch(self, timeout_ms: float) -> bool:
+        """Sends the fetches that are due and waits until one ends; whether there was any to wait for."""
+        fetcher, manager = self._fetcher, self._consumer._manager
+        await fetcher._send_fetches_async()
+        if self.arrived():
+            return True  # after the owner looked; what ends here, ends on this thread
+        ended = Future()
 
-        fetcher.fetched_records = fetched_records
-        fetcher.fetch_records = fetch_records
+        def end(_: object) -> None:
+            if not ended.is_done:
+                ended.success(None)
+
+        waited_for = [*fetcher._fetch_futures, *filter(None, [fetcher._reset_task])]
+        waited_for = [future for future in waited_for if not future.is_done]
+        for future in waited_for:
+            future.add_both(end)
+        if waited_for:
+            await manager.wait_for(ended, min(timeout_ms, _LEADER_PAUSE_S * 1000) if self._unserved() else timeout_ms)
+        return bool(waited_for)
+
+    def _unserved(self) -> bool:
+        """Whether a partition that wants data is part of no fetch: its leader is being elected or connected to, or
+        asked whether the log still is what was read of it."""
+        fetcher, state = self._fetcher, self._subscription
+        if any(not (state.is_paused(tp) or state.is_fetchable(tp)) for tp in state.assigned_partitions()):
+            return True
+        leaders = {self._consumer._cluster.leader_for_partition(tp) for tp in fetcher._fetchable_partitions()}
+        return not leaders.issubset(fetcher._nodes_with_pending_fetch_requests)
 
     def _asking(self, isolation_level: IsolationLevel) -> Any:
         """A fetcher for questions about the log; it shares the consumer's connections."""

@@ -57,7 +57,7 @@ class TableConsumer(BatchReader):
             time.sleep(max(0.0, timeout_s))
             return {}
         now = time.monotonic()
-        if timeout_s <= 0 and now - self._looked_at < _IDLE_POLL_S and not (self._due or self.arrived()):
+        if timeout_s <= 0 and not (self._due or self.arrived() or self._overlooked(now)):
             return {}
         if self._added and self._misdirected():
             timeout_s = max(timeout_s, _ADDED_WAIT_S)
@@ -68,6 +68,9 @@ class TableConsumer(BatchReader):
 
     def log_start(self, topic: str, partition: int) -> int:
         return self.beginning_offsets([(topic, partition)])[topic, partition]
+
+    def _overlooked(self, now: float) -> bool:
+        return now - self._looked_at >= _IDLE_POLL_S and self._unserved()
 
     def _note_ends(self, fetched: Callable[[], None] | None) -> None:
         # What a fetch brought is in its place by then, and another one may be sent. Those that a broker refuses, while
