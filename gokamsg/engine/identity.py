@@ -3,8 +3,8 @@
 1. A slot is locked while its worker lives; the operating system frees it when the process dies, however it dies.
 2. A worker started again on the same host takes the lowest free slot, so it gets back the ids of the one that died: it
    fences that worker's pending transaction at once and its partitions need no rebalance.
-3. The lock is per directory. A copied directory carries the same ids; the brokers then fence one of the two workers,
-   which stops with IdentityError.
+3. The lock is per directory. A copied directory carries the same ids; the brokers then fence the two workers in turn,
+   until the one that was first stops with IdentityError.
 4. The file with the installation id begins with its format. One of an older format is written anew; one of a newer
    format is refused, since ids made otherwise would fence nobody.
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
@@ -355,13 +355,36 @@ def test_a_restarted_member_has_its_partitions_back_without_a_rebalance(
             assert after.membership.generation_id == before.membership.generation_id
             assert after.membership.member_id != before.membership.member_id
 
-            # And the one that lives on is told that it has been replaced.
-            eventually("the fenced one is told", lambda: first.fatal() is not None)
+            # And the one that lives on is told that it has been replaced, once it has tried to have its place back.
+            def told() -> bool:
+                successor.poll(0.05)
+                with suppress(IdentityError):
+                    first.poll(0.05)
+                return first.fatal() is not None
+
+            eventually("the fenced one is told", told)
             with pytest.raises(IdentityError, match="another process uses this worker's identity 'one'"):
                 first.poll(0.1)
             first.leave()  # does not put out its successor
-            successor.commit({(topic, 0): 3}, after.membership)
+            eventually("the successor is at rest", lambda: not successor.poll(0.05) and not successor.will_rejoin())
+            successor.commit({(topic, 0): 3}, successor.membership())
             assert not successor.will_rejoin()
+            assert successor.assignment() == before.partitions
+
+
+def test_a_member_fenced_by_nobody_who_lives_takes_its_place_back(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    """As by a join that a broker read too late, or one that it remembers in place of a later one."""
+    group = fresh_name("group")
+    with group_member(kafka_cluster, group, topic) as member:
+        before = joined(member)
+        with group_member(kafka_cluster, group, topic) as ghost:
+            joined(ghost)
+        after = assignment(member, lambda event: event.membership.member_id != before.membership.member_id)
+        assert after.partitions == before.partitions
+        member.commit({(topic, 0): 3}, after.membership)
+        assert member.fatal() is None
 
 
 def test_a_join_that_ends_between_two_polls_is_not_repeated(

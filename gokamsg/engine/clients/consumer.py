@@ -5,12 +5,17 @@
 2. What a rebalance did is noted, not acted upon: events() tells it, in order. Rebalances happen inside poll() only.
 3. membership() is what was true at the last assignment; transactions and commits carry it, so that a broker refuses
    them after the group has moved on.
-4. A member whose identity another process has taken is told so: poll() raises IdentityError, and fatal() holds it.
+4. A member whose identity is taken joins anew: it may be nobody's. A broker that comes back from a crash knows members
+   as of the last rebalance that it stored, and one that was stopped for a while may read a join that was given up after
+   the one that followed it. Another process takes the identity again, as often as we do: then poll() raises
+   IdentityError, and fatal() holds it.
 
 Owned by one thread. kafka-python's own thread sends heartbeats.
 """
 
+import logging
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -33,7 +38,10 @@ from gokamsg.errors import (
     TransactionAbortedError,
 )
 
+log = logging.getLogger(__name__)
+
 _LOOK_UP_S = 1.0  # a poll that waits for data sees to everything else so often
+_FENCES, _FENCES_WITHIN_S = 3, 30.0  # so many in that time are another process's doing
 
 
 class Membership(Struct, frozen=True):
@@ -83,6 +91,7 @@ class GroupConsumer(BatchReader):
         self._group = group
         self._instance_id = instance_id
         self._events: list[Event] = []
+        self._fenced_at: deque[float] = deque(maxlen=_FENCES)
         self._fatal: IdentityError | None = None
         self._offsets_pending = False  # by the last answer
         self._finished_join: tuple[Any, Any, float] | None = None
@@ -113,7 +122,7 @@ class GroupConsumer(BatchReader):
             raise
 
     def poll(self, timeout_s: float) -> Batches:
-        """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError when we are fenced."""
+        """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError: see the module."""
         if self._fatal is not None:
             raise self._fatal
         try:
@@ -121,7 +130,10 @@ class GroupConsumer(BatchReader):
                 return super().poll(timeout_s)
         except BrokerUnavailableError as error:
             if isinstance(error.__cause__, kafka_errors.FencedInstanceIdError):
-                raise self._fenced() from error
+                self._note_fence()
+                if self._fatal is not None:
+                    raise self._fatal from error
+                return {}
             if isinstance(error.__cause__, kafka_errors.InconsistentGroupProtocolError):
                 raise BrokerUnavailableError(
                     f"group {self._group!r} has members that assign partitions in another way than 'copartition'; "
@@ -175,7 +187,8 @@ class GroupConsumer(BatchReader):
                 self._coordinator.commit_offsets_sync(wanted, timeout_ms=timeout_s * 1000)
         except BrokerUnavailableError as error:
             if isinstance(error.__cause__, kafka_errors.FencedInstanceIdError):
-                raise self._fenced() from error
+                self._note_fence()
+                raise TransactionAbortedError(f"group {self._group!r} knows another member by our identity") from error
             if isinstance(error.__cause__, kafka_errors.CommitFailedError | kafka_errors.RebalanceInProgressError):
                 raise TransactionAbortedError(f"group {self._group!r} refuses the offsets: it rebalances") from error
             raise
@@ -212,7 +225,7 @@ class GroupConsumer(BatchReader):
                 return handle(response, send_time)
             except kafka_errors.KafkaError as error:
                 if isinstance(error, kafka_errors.FencedInstanceIdError):
-                    self._fenced()
+                    self._note_fence()
                 self.wake()
                 raise
 
@@ -280,12 +293,17 @@ class GroupConsumer(BatchReader):
 
         coordinator._on_join_prepare_async = prepare_to_the_end
 
-    def _fenced(self) -> IdentityError:
-        self._fatal = IdentityError(
-            f"another process uses this worker's identity {self._instance_id!r} in group {self._group!r}; "
-            "is the state directory copied or shared?"
-        )
-        return self._fatal
+    def _note_fence(self) -> None:
+        now = time.monotonic()
+        self._fenced_at.append(now)
+        if len(self._fenced_at) == _FENCES and now - self._fenced_at[0] < _FENCES_WITHIN_S:
+            self._fatal = IdentityError(
+                f"another process uses this worker's identity {self._instance_id!r} in group {self._group!r}; "
+                "is the state directory copied or shared?"
+            )
+            return
+        log.warning("group %r knows another member as %r; joining anew", self._group, self._instance_id)
+        self._coordinator.reset_generation()
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
