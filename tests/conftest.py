@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         callspec = getattr(item, "callspec", None)
         kind = callspec.params.get("broker_kind") if callspec is not None else None
-        if kind == "apache" or {"start_kafka", "apache_cluster", "libs", "three_nodes"} & set(
+        if kind == "apache" or {"start_kafka", "apache_cluster", "libs", "compose_libs", "three_nodes"} & set(
             getattr(item, "fixturenames", ())
         ):
             item.add_marker(pytest.mark.kafka)
@@ -92,6 +92,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def libs(request: pytest.FixtureRequest) -> Path:
     return _libs(request, KAFKA_VERSION)
+
+
+@pytest.fixture(scope="session")
+def compose_libs(request: pytest.FixtureRequest) -> Path:
+    """Of the release in compose.yaml."""
+    return _libs(request, COMPOSE_KAFKA_VERSION)
 
 
 def _libs(request: pytest.FixtureRequest, version: str) -> Path:
@@ -184,8 +190,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
 
 
 @pytest.fixture
-def three_nodes(request: pytest.FixtureRequest, local: Local) -> Iterator[KafkaThreeNodes]:
-    cluster = local.brokers(_libs(request, COMPOSE_KAFKA_VERSION))
+def three_nodes(compose_libs: Path, local: Local) -> Iterator[KafkaThreeNodes]:
+    cluster = local.brokers(compose_libs)
     try:
         cluster.start()
         yield cluster

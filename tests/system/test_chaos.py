@@ -86,7 +86,7 @@ def test_nothing_is_lost_or_doubled_or_stuck(
     if broker_kind == "embedded":
         cluster = brokers.embedded(tmp_path / "broker")
     else:
-        cluster = brokers.apache(tmp_path / "broker", request.getfixturevalue("libs"))
+        cluster = brokers.apache(tmp_path / "broker", request.getfixturevalue("compose_libs"))
     _chaos(cluster, run, tmp_path, *_seed_and_seconds(request, broker_kind))
 
 

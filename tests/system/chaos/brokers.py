@@ -87,6 +87,9 @@ def embedded(directory: Path) -> Iterator[Brokers]:
 
 @contextlib.contextmanager
 def apache(directory: Path, libs: Path) -> Iterator[Brokers]:
+    """One node, of a release before 4.3. To the transaction coordinator of 4.3.0 to 4.4.0 a partition without a leader
+    is a deleted one, which need not be told how a transaction has ended; and all are without one while their only
+    broker comes back from a crash. What was written there stays open for ever, whoever wrote it, with all behind it."""
     proxy = Proxy(lambda: _where(node))
     node = AdvertisedKafka(directory, libs, advertised=proxy.port)
     with _closing(node, [proxy]):

@@ -2,11 +2,6 @@
 
 A fault's function returns what undoes it, or None if nothing remains. What it decides by chance it draws from the
 fault's dice. Where the brokers are three, one is let go only when the cluster is whole.
-
-A broker has its rest between two faults, however long its start takes. Apache Kafka that is stopped while it comes back
-from a crash may lose the end of a transaction: to its coordinator a partition without a leader, as all are when their
-only broker stops, is a deleted one, which has to be told nothing ("likely deleted already", TransactionMarkerChannel-
-Manager of 4.4.0). What was written there stays open for ever, whoever wrote it, and readers wait before it.
 """
 
 import contextlib
@@ -14,7 +9,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +16,7 @@ from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
 from tests.system.chaos.brokers import Brokers
-from tests.system.chaos.schedule import REST_S, Fault
+from tests.system.chaos.schedule import Fault
 from tests.system.chaos.service import COMMANDS, Command, Service
 from tests.system.messaging import GROUPS
 
@@ -42,7 +36,6 @@ class Faults:
         self.disks = disks
         self.stops: list[tuple[float, str]] = []
         self._one_broker = threading.Lock()
-        self._rested_at = 0.0
         self._wait = threading.Event()
         self._kinds: dict[str, Callable[[Fault, random.Random], Undo]] = {
             "workers killed": self._workers_killed,
@@ -135,14 +128,14 @@ class Faults:
 
     def _broker_killed(self, fault: Fault, rng: random.Random) -> Undo:
         number = _number(fault)
-        self._take_broker()
+        self._one_broker.acquire()
         self.brokers.proxies[number].refuse()
         self.brokers.nodes[number].kill()
         return lambda: self._broker_back(number)
 
     def _broker_restarted(self, fault: Fault, rng: random.Random) -> Undo:
         number = _number(fault)
-        self._take_broker()
+        self._one_broker.acquire()
         self.brokers.nodes[number].stop()
         self.brokers.proxies[number].refuse()
         return lambda: self._broker_back(number)
@@ -153,19 +146,11 @@ class Faults:
             self.brokers.nodes[number].start()
             self.brokers.wait_until_whole()
         finally:
-            self._let_go()
-
-    def _take_broker(self) -> None:
-        self._one_broker.acquire()
-        self._wait.wait(max(0.0, self._rested_at - time.monotonic()))
-
-    def _let_go(self) -> None:
-        self._rested_at = time.monotonic() + REST_S
-        self._one_broker.release()
+            self._one_broker.release()
 
     def _broker_frozen(self, fault: Fault, rng: random.Random) -> Undo:
         number = _number(fault)
-        self._take_broker()
+        self._one_broker.acquire()
         self.brokers.nodes[number].pause()
 
         def thaw() -> None:
@@ -173,7 +158,7 @@ class Faults:
                 self.brokers.nodes[number].resume()
                 self.brokers.wait_until_whole()
             finally:
-                self._let_go()
+                self._one_broker.release()
 
         return thaw
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 ROLES = ("blocker", "translator", "collector", "filter", "detector")
 SESSION_TIMEOUT_S = 10.0
-REST_S = 3.0  # of each part between two faults
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def draw(seed: int, seconds: float, parts: Parts, *, alone: float = 0.5) -> list
             at += 0.5
             continue
         schedule.append(fault)
-        free[fault.part] = at + fault.lasts_s + REST_S
+        free[fault.part] = at + fault.lasts_s + 3.0
         at += fault.lasts_s + 6.0 if is_alone else rng.uniform(0.3, 4.0)
     return schedule
 
