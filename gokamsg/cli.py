@@ -6,25 +6,32 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C. No traceback r
 import os
 import re
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from gokamsg import __version__, console
-from gokamsg.commands import (  # noqa: F401 - they register
-    broker,
-    feed,
-    load,
-    messages,
-    process,
-    quarantine,
-    serve,
-    status,
-    topics,
-    up,
-    verify,
-)
 from gokamsg.commands.registration import INTERRUPTED, app
+
+HOMES = {
+    "up": "up",
+    "broker": "broker",
+    "serve": "serve",
+    "process": "process",
+    "loadgen": "load",
+    "send": "messages",
+    "feed": "feed",
+    "block": "messages",
+    "unblock": "messages",
+    "translate": "messages",
+    "status": "status",
+    "verify": "verify",
+    "quarantine": "quarantine",
+    "topics": "topics",
+}
+"""The first word of each command, in the order of the help: the module of gokamsg.commands that registers it."""
 
 # Typer carries a Click of its own since 0.16; this finds the class wherever it lives.
 UsageFailure: Any = typer.BadParameter.__bases__[0]
@@ -40,12 +47,6 @@ CLICKS_WORDS = (
     (r"Option ('[^']*') requires an argument", r"\1 needs a value"),
 )
 
-ORDER = (
-    *("up", "broker", "serve", "process", "loadgen", "send", "feed", "block", "unblock", "translate"),
-    *("status", "verify"),
-)
-app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
-
 
 def show_version(wanted: bool) -> None:
     if wanted:
@@ -60,6 +61,15 @@ def options(
     ] = False,
 ) -> None:
     """Goka in Python: emitters, processors and views on Kafka, and the messaging service built from them."""
+
+
+def register(words: Sequence[str]) -> None:
+    """Imports the command that the words of a command line name; all of them, where it needs to know what there is."""
+    homes = [HOMES[word] for word in words[:1] if word in HOMES] or HOMES.values()
+    for home in homes:
+        import_module(f"gokamsg.commands.{home}")
+    order = list(HOMES)
+    app.registered_commands.sort(key=lambda command: order.index(str(command.name)))
 
 
 def usage_error(failure: Any) -> int:
@@ -83,6 +93,7 @@ def in_our_words(text: str) -> str:
 def main() -> None:
     """The installed command `gokamsg`."""
     console.prepare_streams()
+    register(sys.argv[1:])
     try:
         code = typer.main.get_command(app).main(prog_name="gokamsg", standalone_mode=False)
     except UsageFailure as failure:

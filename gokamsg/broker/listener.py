@@ -14,12 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from kafka.protocol.metadata import ApiVersionsResponse
 
-from gokamsg.broker import wire
+from gokamsg.broker import registry, wire
 from gokamsg.broker.codes import Code
 from gokamsg.broker.connection import Connection
 from gokamsg.broker.decoding import Decoders
@@ -34,14 +33,13 @@ _RECEIVE_BYTES = 256 * 1024  # shared: the loop fills it and a connection emptie
 class Listener:
     """Accepts connections for a broker; dispatches by the table of APIs."""
 
-    def __init__(self, broker: Broker, table: Mapping[int, Api]) -> None:
+    def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.receive_buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self.connections: set[Connection] = set()
         self.slow: set[Connection] = set()
         self.queued_bytes = 0
         self.port = 0
-        self._table = table
         self._decoders = Decoders()
         self._accepted = 0
         self._throttled = False
@@ -90,15 +88,16 @@ class Listener:
     # ---- what connections ask (Dispatcher)
 
     def api(self, key: int, version: int) -> Api | None:
-        api = self._table.get(key)
-        return api if api is not None and api.min_version <= version <= api.max_version else None
+        return registry.find(key, version)
 
     def decode(self, api: Api, version: int, frame: memoryview, position: int) -> Any:
         return self._decoders.decode(api.request, version, frame, position)
 
     def unsupported_versions(self, correlation_id: int) -> bytes:
         """The answer to an ApiVersions that is too new: version 0, error 35, and the versions to choose from."""
-        keys = [ApiVersionsResponse.ApiVersion(a.key, a.min_version, a.max_version) for a in self._table.values()]
+        keys = [
+            ApiVersionsResponse.ApiVersion(key, lowest, highest) for key, (_, lowest, highest) in registry.APIS.items()
+        ]
         response = ApiVersionsResponse(version=0, error_code=int(Code.UNSUPPORTED_VERSION), api_keys=keys)
         return wire.frame_response(correlation_id, response)
 

@@ -119,8 +119,7 @@ class BrokerServer:
             answer_room=lambda: settings.max_unsent_bytes,
         )
         await self._recover()
-        table = registry.load()
-        self.listener = Listener(self.broker, table)
+        self.listener = Listener(self.broker)
         await self._listen(self.listener)
         cleaner = Cleaner(self.broker)
         self._upkeep = asyncio.get_running_loop().create_task(cleaner.run(also=self.listener.close_idle))
@@ -224,8 +223,11 @@ async def _run(settings: BrokerSettings, on_ready: Callable[[str], None]) -> Non
     try:
         await server.start()
         sys.setswitchinterval(0.001)  # the loop waits no longer than this for a thread that compacts
-        gc.freeze()  # what start-up made lives as long as the process; scanning it again only delays answers
         on_ready(server.address)
+        for key, (_, version, _) in registry.APIS.items():
+            registry.find(key, version)  # imported now, so that no client's first request of its kind waits for that
+            await asyncio.sleep(0)
+        gc.freeze()  # what was made up to here lives as long as the process; scanning it again only delays answers
         await server.wait()
     finally:
         await server.stop()

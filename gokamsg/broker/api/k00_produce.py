@@ -25,7 +25,7 @@ from gokamsg.broker.topics import Topic
 _ZSTD_SINCE = 7
 
 
-@api(0, "Produce", versions=(0, 11), request=ProduceRequest, response=ProduceResponse)
+@api(0, ProduceRequest, ProduceResponse)
 def produce(broker: Broker, request: Any, context: RequestContext) -> Deferred | bytes:
     version = context.api_version
     if version < 3:

@@ -29,7 +29,7 @@ _READ_COMMITTED = 1
 _LEAST_ROOM = 1024 * 1024
 
 
-@api(1, "Fetch", versions=(4, 17), request=FetchRequest, response=FetchResponse)
+@api(1, FetchRequest, FetchResponse)
 def fetch(broker: Broker, request: Any, context: RequestContext) -> bytes | Coroutine[Any, Any, bytes]:
     if request.session_id != 0:
         return encode_fetch(context.api_version, [], error=Code.FETCH_SESSION_ID_NOT_FOUND)

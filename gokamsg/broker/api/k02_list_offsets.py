@@ -25,7 +25,7 @@ LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -3, -4,
 _SINCE_VERSION = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
 
 
-@api(2, "ListOffsets", versions=(1, 9), request=ListOffsetsRequest, response=ListOffsetsResponse)
+@api(2, ListOffsetsRequest, ListOffsetsResponse)
 async def list_offsets(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     committed = request.isolation_level == 1

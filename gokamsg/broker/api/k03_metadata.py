@@ -23,7 +23,7 @@ _TOPIC_IDS_SINCE = 10
 _NIL = uuid.UUID(int=0)
 
 
-@api(3, "Metadata", versions=(0, 12), request=MetadataRequest, response=MetadataResponse)
+@api(3, MetadataRequest, MetadataResponse)
 async def metadata(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     if request.topics is None or (version == 0 and not request.topics):

@@ -15,7 +15,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(8, "OffsetCommit", (2, 9), OffsetCommitRequest, OffsetCommitResponse)
+@api(8, OffsetCommitRequest, OffsetCommitResponse)
 async def offset_commit(broker: Broker, request: OffsetCommitRequest, context: RequestContext) -> OffsetCommitResponse:
     version = context.api_version
     code = broker.groups.check_commit(

@@ -22,7 +22,7 @@ _GroupTopic = _Group.OffsetFetchResponseTopics
 _Topic = OffsetFetchResponse.OffsetFetchResponseTopic
 
 
-@api(9, "OffsetFetch", (1, 9), OffsetFetchRequest, OffsetFetchResponse)
+@api(9, OffsetFetchRequest, OffsetFetchResponse)
 def offset_fetch(broker: Broker, request: OffsetFetchRequest, context: RequestContext) -> OffsetFetchResponse:
     version = context.api_version
     stable = version >= 7 and request.require_stable

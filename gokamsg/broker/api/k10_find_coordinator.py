@@ -16,7 +16,7 @@ from gokamsg.broker.state import Broker
 GROUP, TRANSACTION = 0, 1
 
 
-@api(10, "FindCoordinator", (0, 6), FindCoordinatorRequest, FindCoordinatorResponse)
+@api(10, FindCoordinatorRequest, FindCoordinatorResponse)
 def find_coordinator(
     broker: Broker, request: FindCoordinatorRequest, context: RequestContext
 ) -> FindCoordinatorResponse:

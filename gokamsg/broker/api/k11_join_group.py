@@ -16,7 +16,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(11, "JoinGroup", (0, 9), JoinGroupRequest, JoinGroupResponse)
+@api(11, JoinGroupRequest, JoinGroupResponse)
 async def join_group(broker: Broker, request: JoinGroupRequest, context: RequestContext) -> JoinGroupResponse:
     version = context.api_version
     joined = await broker.groups.join(

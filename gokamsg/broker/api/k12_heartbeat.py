@@ -12,7 +12,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(12, "Heartbeat", (0, 4), HeartbeatRequest, HeartbeatResponse)
+@api(12, HeartbeatRequest, HeartbeatResponse)
 def heartbeat(broker: Broker, request: HeartbeatRequest, context: RequestContext) -> HeartbeatResponse:
     instance_id = request.group_instance_id if context.api_version >= 3 else None
     code = broker.groups.heartbeat(request.group_id, request.generation_id, request.member_id, instance_id)

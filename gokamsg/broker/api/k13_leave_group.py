@@ -15,7 +15,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(13, "LeaveGroup", (0, 5), LeaveGroupRequest, LeaveGroupResponse)
+@api(13, LeaveGroupRequest, LeaveGroupResponse)
 def leave_group(broker: Broker, request: LeaveGroupRequest, context: RequestContext) -> LeaveGroupResponse:
     version = context.api_version
     if version < 3:

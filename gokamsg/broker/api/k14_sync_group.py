@@ -14,7 +14,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(14, "SyncGroup", (0, 5), SyncGroupRequest, SyncGroupResponse)
+@api(14, SyncGroupRequest, SyncGroupResponse)
 async def sync_group(broker: Broker, request: SyncGroupRequest, context: RequestContext) -> SyncGroupResponse:
     version = context.api_version
     synced = await broker.groups.sync(

@@ -21,7 +21,7 @@ READ, DELETE, DESCRIBE = 3, 6, 8
 _Group = DescribeGroupsResponse.DescribedGroup
 
 
-@api(15, "DescribeGroups", (0, 5), DescribeGroupsRequest, DescribeGroupsResponse)
+@api(15, DescribeGroupsRequest, DescribeGroupsResponse)
 def describe_groups(broker: Broker, request: DescribeGroupsRequest, context: RequestContext) -> DescribeGroupsResponse:
     version = context.api_version
     operations = {READ, DELETE, DESCRIBE} if version >= 3 and request.include_authorized_operations else None

@@ -15,7 +15,7 @@ from gokamsg.broker.state import Broker
 CLASSIC = "classic"
 
 
-@api(16, "ListGroups", (0, 5), ListGroupsRequest, ListGroupsResponse)
+@api(16, ListGroupsRequest, ListGroupsResponse)
 def list_groups(broker: Broker, request: ListGroupsRequest, context: RequestContext) -> ListGroupsResponse:
     version = context.api_version
     states = {state.lower() for state in request.states_filter} if version >= 4 else set()

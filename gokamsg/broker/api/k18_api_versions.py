@@ -11,17 +11,15 @@ from typing import Any
 
 from kafka.protocol.metadata import ApiVersionsRequest, ApiVersionsResponse
 
-from gokamsg.broker.registry import RequestContext, api, registered
+from gokamsg.broker.registry import APIS, RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(18, "ApiVersions", versions=(0, 4), request=ApiVersionsRequest, response=ApiVersionsResponse)
+@api(18, ApiVersionsRequest, ApiVersionsResponse)
 def api_versions(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     keys = [
-        ApiVersionsResponse.ApiVersion(
-            version=version, api_key=row.key, min_version=row.min_version, max_version=row.max_version
-        )
-        for row in registered()
+        ApiVersionsResponse.ApiVersion(version=version, api_key=key, min_version=lowest, max_version=highest)
+        for key, (_, lowest, highest) in APIS.items()
     ]
     return ApiVersionsResponse(version=version, error_code=0, api_keys=keys)

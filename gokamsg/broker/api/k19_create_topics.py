@@ -22,7 +22,7 @@ from gokamsg.broker.topics import TopicError
 _Result = CreateTopicsResponse.CreatableTopicResult
 
 
-@api(19, "CreateTopics", versions=(2, 7), request=CreateTopicsRequest, response=CreateTopicsResponse)
+@api(19, CreateTopicsRequest, CreateTopicsResponse)
 async def create_topics(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     times = Counter(asked.name for asked in request.topics)

@@ -17,7 +17,7 @@ from gokamsg.broker.state import Broker
 from gokamsg.broker.topics import Topic, TopicError
 
 
-@api(20, "DeleteTopics", versions=(1, 6), request=DeleteTopicsRequest, response=DeleteTopicsResponse)
+@api(20, DeleteTopicsRequest, DeleteTopicsResponse)
 async def delete_topics(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     if version >= 6:

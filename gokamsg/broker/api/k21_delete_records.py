@@ -20,7 +20,7 @@ from gokamsg.broker.topics import Topic
 _Topic = DeleteRecordsResponse.DeleteRecordsTopicResult
 
 
-@api(21, "DeleteRecords", versions=(0, 2), request=DeleteRecordsRequest, response=DeleteRecordsResponse)
+@api(21, DeleteRecordsRequest, DeleteRecordsResponse)
 async def delete_records(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     topics = []

@@ -16,7 +16,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(22, "InitProducerId", (0, 5), InitProducerIdRequest, InitProducerIdResponse)
+@api(22, InitProducerIdRequest, InitProducerIdResponse)
 async def init_producer_id(
     broker: Broker, request: InitProducerIdRequest, context: RequestContext
 ) -> InitProducerIdResponse:

@@ -17,13 +17,7 @@ from gokamsg.broker.state import Broker
 _Topic = OffsetForLeaderEpochResponse.OffsetForLeaderTopicResult
 
 
-@api(
-    23,
-    "OffsetForLeaderEpoch",
-    versions=(2, 4),
-    request=OffsetForLeaderEpochRequest,
-    response=OffsetForLeaderEpochResponse,
-)
+@api(23, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse)
 def offset_for_leader_epoch(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     topics = []

@@ -17,7 +17,7 @@ _Topic = AddPartitionsToTxnResponse.AddPartitionsToTxnTopicResult
 _Partition = _Topic.AddPartitionsToTxnPartitionResult
 
 
-@api(24, "AddPartitionsToTxn", (0, 3), AddPartitionsToTxnRequest, AddPartitionsToTxnResponse)
+@api(24, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse)
 async def add_partitions_to_txn(
     broker: Broker, request: AddPartitionsToTxnRequest, context: RequestContext
 ) -> AddPartitionsToTxnResponse:

@@ -14,7 +14,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(25, "AddOffsetsToTxn", (0, 4), AddOffsetsToTxnRequest, AddOffsetsToTxnResponse)
+@api(25, AddOffsetsToTxnRequest, AddOffsetsToTxnResponse)
 async def add_offsets_to_txn(
     broker: Broker, request: AddOffsetsToTxnRequest, context: RequestContext
 ) -> AddOffsetsToTxnResponse:

@@ -15,7 +15,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(26, "EndTxn", (0, 4), EndTxnRequest, EndTxnResponse)
+@api(26, EndTxnRequest, EndTxnResponse)
 async def end_txn(broker: Broker, request: EndTxnRequest, context: RequestContext) -> EndTxnResponse:
     code = await broker.transactions.end(
         request.transactional_id, request.producer_id, request.producer_epoch, commit=request.committed

@@ -18,7 +18,7 @@ from gokamsg.broker.state import Broker
 _Topic = TxnOffsetCommitResponse.TxnOffsetCommitResponseTopic
 
 
-@api(28, "TxnOffsetCommit", (0, 4), TxnOffsetCommitRequest, TxnOffsetCommitResponse)
+@api(28, TxnOffsetCommitRequest, TxnOffsetCommitResponse)
 async def txn_offset_commit(
     broker: Broker, request: TxnOffsetCommitRequest, context: RequestContext
 ) -> TxnOffsetCommitResponse:

@@ -22,7 +22,7 @@ _Result = DescribeConfigsResponse.DescribeConfigsResult
 _Config = _Result.DescribeConfigsResourceResult
 
 
-@api(32, "DescribeConfigs", versions=(0, 4), request=DescribeConfigsRequest, response=DescribeConfigsResponse)
+@api(32, DescribeConfigsRequest, DescribeConfigsResponse)
 def describe_configs(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     results = [_describe(broker, asked, request, version) for asked in request.resources]

@@ -17,7 +17,7 @@ from gokamsg.broker.state import Broker
 from gokamsg.broker.topics import Topic
 
 
-@api(33, "AlterConfigs", versions=(0, 2), request=AlterConfigsRequest, response=AlterConfigsResponse)
+@api(33, AlterConfigsRequest, AlterConfigsResponse)
 async def alter_configs(broker: Broker, request: Any, context: RequestContext) -> Any:
     return await change_configs(broker, request, AlterConfigsResponse, context.api_version, _replaced)
 

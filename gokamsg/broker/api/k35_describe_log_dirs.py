@@ -19,7 +19,7 @@ _Topic = _Result.DescribeLogDirsTopic
 _Partition = _Topic.DescribeLogDirsPartition
 
 
-@api(35, "DescribeLogDirs", versions=(1, 4), request=DescribeLogDirsRequest, response=DescribeLogDirsResponse)
+@api(35, DescribeLogDirsRequest, DescribeLogDirsResponse)
 def describe_log_dirs(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     wanted: dict[str, set[int] | None]

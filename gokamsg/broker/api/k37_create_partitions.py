@@ -16,7 +16,7 @@ from gokamsg.broker.state import Broker
 from gokamsg.broker.topics import TopicError
 
 
-@api(37, "CreatePartitions", versions=(0, 3), request=CreatePartitionsRequest, response=CreatePartitionsResponse)
+@api(37, CreatePartitionsRequest, CreatePartitionsResponse)
 async def create_partitions(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     results = []

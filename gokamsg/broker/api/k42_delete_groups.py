@@ -12,7 +12,7 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(42, "DeleteGroups", (0, 2), DeleteGroupsRequest, DeleteGroupsResponse)
+@api(42, DeleteGroupsRequest, DeleteGroupsResponse)
 async def delete_groups(broker: Broker, request: DeleteGroupsRequest, context: RequestContext) -> DeleteGroupsResponse:
     results = [
         DeleteGroupsResponse.DeletableGroupResult(group_id=name, error_code=await broker.groups.delete(name))

@@ -17,7 +17,7 @@ from gokamsg.broker.state import Broker
 _Result = ElectLeadersResponse.ReplicaElectionResult
 
 
-@api(43, "ElectLeaders", versions=(0, 2), request=ElectLeadersRequest, response=ElectLeadersResponse)
+@api(43, ElectLeadersRequest, ElectLeadersResponse)
 def elect_leaders(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     results = []

@@ -20,13 +20,7 @@ from gokamsg.broker.topics import Topic
 SET, DELETE, APPEND, SUBTRACT = range(4)
 
 
-@api(
-    44,
-    "IncrementalAlterConfigs",
-    versions=(0, 1),
-    request=IncrementalAlterConfigsRequest,
-    response=IncrementalAlterConfigsResponse,
-)
+@api(44, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse)
 async def incremental_alter_configs(broker: Broker, request: Any, context: RequestContext) -> Any:
     def changed(topic: Topic, asked: Any) -> dict[str, str]:
         return _changed(broker, topic, asked.configs)

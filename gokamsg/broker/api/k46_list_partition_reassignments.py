@@ -14,12 +14,6 @@ from gokamsg.broker.registry import RequestContext, api
 from gokamsg.broker.state import Broker
 
 
-@api(
-    46,
-    "ListPartitionReassignments",
-    versions=(0, 0),
-    request=ListPartitionReassignmentsRequest,
-    response=ListPartitionReassignmentsResponse,
-)
+@api(46, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse)
 def list_partition_reassignments(broker: Broker, request: Any, context: RequestContext) -> Any:
     return ListPartitionReassignmentsResponse(version=context.api_version, error_code=0, error_message=None, topics=[])

@@ -20,7 +20,7 @@ from gokamsg.broker.state import Broker
 _Topic = OffsetDeleteResponse.OffsetDeleteResponseTopic
 
 
-@api(47, "OffsetDelete", (0, 0), OffsetDeleteRequest, OffsetDeleteResponse)
+@api(47, OffsetDeleteRequest, OffsetDeleteResponse)
 async def offset_delete(broker: Broker, request: OffsetDeleteRequest, context: RequestContext) -> OffsetDeleteResponse:
     group = broker.groups.get(request.group_id)
     code = Code.NONE

@@ -17,7 +17,7 @@ from gokamsg.broker.state import Broker
 _BROKERS = 1
 
 
-@api(60, "DescribeCluster", versions=(0, 1), request=DescribeClusterRequest, response=DescribeClusterResponse)
+@api(60, DescribeClusterRequest, DescribeClusterResponse)
 def describe_cluster(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     code, message = Code.NONE, None

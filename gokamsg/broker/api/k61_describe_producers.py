@@ -18,7 +18,7 @@ _Topic = DescribeProducersResponse.TopicResponse
 _Partition = _Topic.PartitionResponse
 
 
-@api(61, "DescribeProducers", versions=(0, 0), request=DescribeProducersRequest, response=DescribeProducersResponse)
+@api(61, DescribeProducersRequest, DescribeProducersResponse)
 def describe_producers(broker: Broker, request: Any, context: RequestContext) -> Any:
     version = context.api_version
     topics = [

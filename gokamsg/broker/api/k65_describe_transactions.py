@@ -17,7 +17,7 @@ from gokamsg.broker.state import Broker
 _State = DescribeTransactionsResponse.TransactionState
 
 
-@api(65, "DescribeTransactions", (0, 0), DescribeTransactionsRequest, DescribeTransactionsResponse)
+@api(65, DescribeTransactionsRequest, DescribeTransactionsResponse)
 def describe_transactions(
     broker: Broker, request: DescribeTransactionsRequest, context: RequestContext
 ) -> DescribeTransactionsResponse:

@@ -15,7 +15,7 @@ from gokamsg.broker.state import Broker
 from gokamsg.broker.transaction import TransactionState
 
 
-@api(66, "ListTransactions", (0, 1), ListTransactionsRequest, ListTransactionsResponse)
+@api(66, ListTransactionsRequest, ListTransactionsResponse)
 def list_transactions(
     broker: Broker, request: ListTransactionsRequest, context: RequestContext
 ) -> ListTransactionsResponse:
