@@ -115,11 +115,16 @@ def broker_kind(request: pytest.FixtureRequest) -> str:
 
 
 def _server(
-    request: pytest.FixtureRequest, kind: str, directory: Path, settings: Mapping[str, str] | None = None
+    request: pytest.FixtureRequest,
+    kind: str,
+    directory: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    release: str = "libs",
 ) -> OwnServer:
     if kind == "embedded":
         return EmbeddedServer(directory)
-    return KafkaServer(directory, request.getfixturevalue("libs"), settings=settings)
+    return KafkaServer(directory, request.getfixturevalue(release), settings=settings)
 
 
 @contextlib.contextmanager
@@ -203,8 +208,10 @@ def three_nodes(compose_libs: Path, local: Local) -> Iterator[KafkaThreeNodes]:
 def own_cluster(
     request: pytest.FixtureRequest, broker_kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OwnServer]:
+    """Apache Kafka is of a release that does not lose the ends of transactions when it is killed, which newer ones do
+    (tests/system/chaos/brokers.py)."""
     directory = tmp_path_factory.mktemp(f"own-{broker_kind}")
-    with _started(_server(request, broker_kind, directory, SOON_BACK)) as server:
+    with _started(_server(request, broker_kind, directory, SOON_BACK, release="compose_libs")) as server:
         yield server
 
 
