@@ -146,6 +146,7 @@ def test_a_broker_that_refuses_us_is_said_within_five_seconds(
     _in_time(done)
 
 
+@pytest.mark.any_broker("apache")
 def test_a_broker_gone_during_a_run_is_said_once_and_survived(
     own_cluster: KafkaServer, run: Processes, tmp_path: Path, seed: int
 ) -> None:

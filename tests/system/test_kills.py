@@ -86,6 +86,7 @@ def test_every_role_is_killed_and_restarted_under_load(messaging: Messaging, see
     assert median <= RESTART_WITHIN_S * slow, f"median {median:.2f} s of {sorted(seconds)}"
 
 
+@pytest.mark.any_broker("apache")
 @pytest.mark.parametrize("role", ["filter", "collector", "detector"])
 def test_a_killed_role_works_again_within_two_seconds(messaging: Messaging, seed: int, role: str) -> None:
     """The role and the service alone, so that what is measured is its way back and not the others' work."""
@@ -111,6 +112,7 @@ THREE_AT_ONCE = pytest.param(("filter", "collector", "detector"), id="three at o
 EACH_ALONE = [pytest.param((role,), id=role, marks=pytest.mark.slow) for role in ROLES]
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("roles", [THREE_AT_ONCE, *EACH_ALONE])
 def test_other_instances_take_over(messaging: Messaging, seed: int, roles: tuple[str, ...]) -> None:
     """The other instances have a state directory of their own, as on another host."""

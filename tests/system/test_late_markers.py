@@ -62,6 +62,9 @@ def test_a_row_whose_commit_the_changelog_has_not_heard_of_is_there_after_a_take
 
         messaging.done("send", person, "Bob", "one")
         eventually("one is counted", lambda: messaging.table(TABLE).get(person) == {"Sent": 1, "Received": 0})
+        # The worker's next transaction, if it has to wait for an earlier one's marker, is not the one with "two".
+        eventually("Bob is counted too", lambda: messaging.table(TABLE).get("Bob") == {"Sent": 0, "Received": 1})
+        messaging.decided()
         markers = cluster.markers[leader - 1]
         markers.hold("up")
         messaging.done("send", person, "Bob", "two")
