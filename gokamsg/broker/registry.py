@@ -11,9 +11,8 @@ version=context.api_version, or the encoded body as bytes; or a Deferred, or an 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib import import_module
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -124,11 +123,12 @@ def find(key: int, version: int) -> Api | None:
     return _table[key]
 
 
-def load() -> Mapping[int, Api]:
-    """The whole table, every handler imported, in the order of keys."""
+def load() -> Iterator[Api]:
+    """The rows in the order of keys, each once its handler is imported."""
     for key, (_, lowest, _) in APIS.items():
-        find(key, lowest)
-    return MappingProxyType({key: _table[key] for key in APIS})
+        row = find(key, lowest)
+        assert row is not None
+        yield row
 
 
 def render_apis() -> str:

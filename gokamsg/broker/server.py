@@ -224,8 +224,7 @@ async def _run(settings: BrokerSettings, on_ready: Callable[[str], None]) -> Non
         await server.start()
         sys.setswitchinterval(0.001)  # the loop waits no longer than this for a thread that compacts
         on_ready(server.address)
-        for key, (_, version, _) in registry.APIS.items():
-            registry.find(key, version)  # imported now, so that no client's first request of its kind waits for that
+        for _ in registry.load():  # so that no client's first request of its kind waits for that
             await asyncio.sleep(0)
         gc.freeze()  # what was made up to here lives as long as the process; scanning it again only delays answers
         await server.wait()

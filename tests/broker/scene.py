@@ -84,8 +84,8 @@ class Scene:
     async def ask(self, request: Any, *, client_id: str = "client") -> Any:
         """The handler's answer, after a trip through the codec in the request's version."""
         version = request.API_VERSION
-        row = registry.load()[request.API_KEY]
-        assert row.min_version <= version <= row.max_version
+        row = registry.find(request.API_KEY, version)
+        assert row is not None, "a version that is not served"
         context = RequestContext(client_id, "127.0.0.1", version, 1, ReadAhead())
         answer = row.handler(self.broker, row.request.decode(request.encode(), version=version), context)
         if inspect.isawaitable(answer):

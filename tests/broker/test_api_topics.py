@@ -11,7 +11,7 @@ from gokamsg.broker import registry
 from gokamsg.broker.runner import RunningBroker
 from tests.broker.raw_client import RawClient, make_batch
 
-TABLE = registry.load()
+TABLE = {row.key: row for row in registry.load()}
 CREATE = admin.CreateTopicsRequest.CreatableTopic
 
 

@@ -41,14 +41,14 @@ PROTOCOL = {"protocol_type": "consumer", "protocol_name": "range"}
 
 def versions(*keys: int) -> list[int]:
     """All versions that any of the APIs has; `sized` brings them into the range of each."""
-    rows = [registry.load()[key] for key in keys]
-    return list(range(min(row.min_version for row in rows), max(row.max_version for row in rows) + 1))
+    rows = [registry.APIS[key] for key in keys]
+    return list(range(min(lowest for _, lowest, _ in rows), max(highest for _, _, highest in rows) + 1))
 
 
 def sized(request: Any, version: int) -> int:
     """The version, or the one nearest to it that the API has."""
-    row = registry.load()[request.API_KEY]
-    return max(row.min_version, min(version, row.max_version))
+    _, lowest, highest = registry.APIS[request.API_KEY]
+    return max(lowest, min(version, highest))
 
 
 async def ask(it: Scene, request: Any, version: int, **fields: Any) -> Any:

@@ -22,6 +22,7 @@ def test_the_broker_command_imports_the_protocol_and_no_client(tmp_path: Path) -
     process = Process(argv, tmp_path / "logs", name="broker", env=gokamsg_env(), cwd=ROOT)
     try:
         process.wait_line(r"^127\.0\.0\.1:\d+$")
+        assert process.terminate() == 0  # before it stops, it has imported every handler
         imported = {line.rpartition("|")[2].strip() for line in process.stderr().splitlines()}
     finally:
         process.close()

@@ -12,7 +12,7 @@ from gokamsg.broker.registry import Api
 from gokamsg.broker.runner import RunningBroker
 from tests.broker.raw_client import RawClient
 
-TABLE = registry.load()
+TABLE = {row.key: row for row in registry.load()}
 ROWS = pytest.mark.parametrize("row", TABLE.values(), ids=lambda row: row.name)
 
 
