@@ -175,8 +175,9 @@ def patience_s(settings: Settings, role: str) -> float:
     from gokamsg.engine import Admin
     from gokamsg.messaging.roles import ROLES
 
+    group = ROLES[role].group
     with Admin(client_config(settings)) as admin:
-        return DONE_WITHIN_S if admin.describe_group(ROLES[role].group).members else 0.0
+        return DONE_WITHIN_S if admin.describe_groups([group])[group].members else 0.0
 
 
 def expect(done: bool, role: str, within_s: float) -> None:

@@ -100,10 +100,12 @@ def observe(
     places = [(topic.name, partition) for topic in topics.values() for partition in range(topic.partitions)]
     ends, starts = admin.high_watermarks(places), admin.log_starts(places)
     known = admin.groups()
+    there = [group for group in inputs if group in known]
+    described, offsets = admin.describe_groups(there), admin.group_offsets(there)
     found = {}
     for group, names in inputs.items():
-        members = admin.describe_group(group).members if group in known else ()
-        committed = admin.group_offsets(group) if group in known else {}
+        members = described[group].members if group in described else ()
+        committed = offsets.get(group, {})
         own = [place for place in places if place[0] in names]
         found[group] = GroupStatus(
             group=group,

@@ -476,19 +476,22 @@ def test_a_member_that_was_put_out_is_told_and_joins_again(
 
 
 @pytest.mark.goka("group: protocol named copartition, user data none of Goka's")
-def test_the_group_is_described(kafka_cluster: KafkaCluster, topic: str, fresh_name: Names) -> None:
+def test_groups_are_described(kafka_cluster: KafkaCluster, topic: str, fresh_name: Names) -> None:
     group = fresh_name("group")
     with group_member(kafka_cluster, group, topic) as consumer, Admin(ClientConfig(kafka_cluster.address)) as admin:
         consumer.commit({(topic, 1): 4}, joined(consumer).membership)
-        found = admin.describe_group(group)
+        nobody = fresh_name("group")
+        described = admin.describe_groups([group, nobody])
+        assert (described[nobody].state, described[nobody].members) == ("Dead", ())
+        found = described[group]
         assert (found.state, found.protocol) == ("Stable", "copartition")
         assert [(m.instance_id, m.client_id, m.host) for m in found.members] == [("one", "gokamsg", "127.0.0.1")]
         assert found.members[0].partitions == {(topic, partition) for partition in range(PARTITIONS)}
-        assert admin.group_offsets(group) == {(topic, 1): 4}
+        assert admin.group_offsets([group, nobody]) == {group: {(topic, 1): 4}, nobody: {}}
         assert admin.groups()[group] == "Stable"
         consumer.leave()
         assert admin.delete_group(group)
-        assert admin.describe_group(group).state == "Dead"
+        assert admin.describe_groups([group])[group].state == "Dead"
 
 
 def test_consumers_go_on_after_the_broker_was_away(own_cluster: KafkaServer) -> None:

@@ -208,18 +208,32 @@ class Admin:
         with connecting(self._config):
             return {group["group_id"]: group["group_state"] for group in self._admin.list_groups()}
 
-    def describe_group(self, name: str) -> Group:
-        """State, protocol and members of a group; `Dead` when there is none of the name."""
+    def describe_groups(self, names: Collection[str]) -> dict[str, Group]:
+        """State, protocol and members of each group, by name; `Dead` where there is none of the name."""
+        if not names:
+            return {}
         with connecting(self._config):
-            group = self._admin.describe_groups([name])[name]
-        members = tuple(_member(member) for member in group["members"])
-        return Group(name, str(group["group_state"]), str(group["protocol_data"]), members)
+            found = self._admin.describe_groups(list(names))
+        return {
+            name: Group(
+                name,
+                str(group["group_state"]),
+                str(group["protocol_data"]),
+                tuple(_member(member) for member in group["members"]),
+            )
+            for name, group in found.items()
+        }
 
-    def group_offsets(self, name: str) -> dict[TopicPart, int]:
-        """What the group has committed; pending transactions are not waited for."""
+    def group_offsets(self, names: Collection[str]) -> dict[str, dict[TopicPart, int]]:
+        """What each group has committed, by name; pending transactions are not waited for."""
+        if not names:
+            return {}
         with connecting(self._config):
-            found = self._admin.list_group_offsets(name)[name]
-        return {(tp.topic, tp.partition): offset.offset for tp, offset in found.items() if offset.offset >= 0}
+            found = self._admin.list_group_offsets(list(names))
+        return {
+            name: {(tp.topic, tp.partition): at.offset for tp, at in offsets.items() if at.offset >= 0}
+            for name, offsets in found.items()
+        }
 
     def delete_group(self, name: str) -> bool:
         """Whether it is gone; a group with members stays."""
