@@ -288,6 +288,7 @@ def test_the_commands_on_kafka(clean_cluster: KafkaCluster, run: Processes, tmp_
     assert workers.stderr().splitlines()[-1] == "stopped; 2 records handled"
 
 
+@pytest.mark.any_broker
 def test_status_goes_on_watching_when_the_broker_is_away(own_cluster: OwnServer, run: Processes) -> None:
     watch = run.gokamsg("status", "--watch", "--json", name="watch", env={"GOKAMSG_BROKERS": own_cluster.address})
     watch.wait_line('"group": "collector"')

@@ -120,6 +120,7 @@ def test_a_visit_resets_the_page_views() -> None:
         assert tester.table_value("page-views-table", "/a") == example.Page(0, "")
 
 
+@pytest.mark.any_broker("apache")
 def test_the_page_view_example_runs(kafka_cluster: KafkaCluster, run: Processes, tmp_path: Path) -> None:
     env = gokamsg_env() | {"GOKAMSG_BROKERS": kafka_cluster.address}
     script = str(EXAMPLES / "page_views.py")

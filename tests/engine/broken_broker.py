@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from gokamsg.broker.control import Control
@@ -23,6 +23,7 @@ from tests.engine.cutting_proxy import CuttingProxy
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.helpers import eventually, free_port
 from tests.kafka_server import AdvertisedKafka
+from tests.plain_clients import plain_consumer
 
 BACK_WITHIN_S = 15.0
 KEYS = [f"k{number}" for number in range(2 * PARTITIONS)]
@@ -167,8 +168,8 @@ class Story:
             {name: {"num_partitions": PARTITIONS, "configs": hour} for name in (self.source, self.sink)}
         )
         admin.close()
-        self._reader = KafkaConsumer(
-            bootstrap_servers=broker.address,
+        self._reader = plain_consumer(
+            broker.address,
             isolation_level="read_committed",
             auto_offset_reset="earliest",
             enable_auto_commit=False,

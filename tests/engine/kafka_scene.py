@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import TopicPartition
 
 from gokamsg.engine.clients import ClientConfig
 from gokamsg.engine.clock import Clock
@@ -20,6 +20,7 @@ from gokamsg.engine.processor import Processor
 from gokamsg.engine.state import ProcessorState
 from gokamsg.engine.stats import ProcessorStatus
 from tests.helpers import eventually
+from tests.plain_clients import plain_consumer, plain_producer
 
 PARTITIONS = 4
 Row = tuple[str, str | None]
@@ -34,7 +35,7 @@ class Scene:
 
     def produce(self, topic: str, records: Sequence[tuple[str | None, str | bytes | None]]) -> None:
         """Write records in order, each to the partition of its key, acknowledged."""
-        producer = KafkaProducer(bootstrap_servers=self.address, linger_ms=5)
+        producer = plain_producer(self.address, linger_ms=5)
         try:
             sent = [
                 producer.send(
@@ -52,9 +53,7 @@ class Scene:
 
     def read(self, topic: str) -> list[tuple[str | None, bytes | None]]:
         """Every committed record of the topic, partition by partition."""
-        consumer = KafkaConsumer(
-            bootstrap_servers=self.address, isolation_level="read_committed", enable_auto_commit=False
-        )
+        consumer = plain_consumer(self.address, isolation_level="read_committed", enable_auto_commit=False)
         try:
             parts = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
             consumer.assign(parts)

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from gokamsg.engine.clients import (
@@ -30,6 +30,7 @@ from gokamsg.errors import (
 from tests.embedded_server import EmbeddedServer
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster, KafkaServer
+from tests.plain_clients import plain_consumer
 
 PARTITIONS = 4
 Names = Callable[[str], str]
@@ -58,7 +59,7 @@ def config(cluster: KafkaCluster) -> ClientConfig:
 
 def stored(cluster: KafkaCluster, topic: str, isolation: str = "read_committed") -> list[bytes]:
     """The values in the topic, partition by partition, as plain kafka-python reads them."""
-    reader = KafkaConsumer(bootstrap_servers=cluster.address, isolation_level=isolation, enable_auto_commit=False)
+    reader = plain_consumer(cluster.address, isolation_level=isolation, enable_auto_commit=False)
     with closing(reader):
         parts = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
         reader.assign(parts)

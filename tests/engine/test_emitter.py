@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from gokamsg.engine.clients import ClientConfig
@@ -15,6 +15,7 @@ from gokamsg.engine.hashing import partition_of
 from gokamsg.errors import BrokerUnavailableError, CodecError, GokamsgError, TopicError
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster, KafkaServer
+from tests.plain_clients import plain_consumer
 
 PARTITIONS = 4
 
@@ -27,7 +28,7 @@ def topic(kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str]) -> str:
 
 
 def stored(cluster: KafkaCluster, topic: str) -> list[ConsumerRecord]:
-    reader = KafkaConsumer(bootstrap_servers=cluster.address, enable_auto_commit=False)
+    reader = plain_consumer(cluster.address, enable_auto_commit=False)
     try:
         parts = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
         reader.assign(parts)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.protocol.consumer import ListOffsetsResponse
 
@@ -19,6 +18,7 @@ from gokamsg.broker.codes import Code
 from gokamsg.broker.control import Answer
 from gokamsg.engine.clients import ClientConfig, TableConsumer
 from tests.engine.broken_broker import Meddling, Restarting
+from tests.plain_clients import plain_producer
 
 PARTITIONS = 3
 RECORDS = 5
@@ -73,7 +73,7 @@ def moved(restarting_broker: Restarting, fresh_name: Callable[[str], str]) -> It
     address, topic = restarting_broker.address, fresh_name("topic")
     with closing(KafkaAdminClient(bootstrap_servers=address)) as admin:
         admin.create_topics({topic: {"num_partitions": PARTITIONS, "replication_factor": 1}})
-    with closing(KafkaProducer(bootstrap_servers=address)) as producer:
+    with closing(plain_producer(address)) as producer:
         for number in range(PARTITIONS * RECORDS):
             producer.send(topic, value=b"v", partition=number % PARTITIONS)
     with closing(TableConsumer(ClientConfig(address))) as consumer:

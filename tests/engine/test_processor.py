@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
 
 from gokamsg.engine.codec import Int64, String
 from gokamsg.engine.context import Context
@@ -21,6 +20,7 @@ from gokamsg.errors import IdentityError, OffsetsLostError, ProcessingError, Top
 from tests.engine.kafka_scene import PARTITIONS, Scene
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_producer
 
 Fresh = Callable[[str], str]
 
@@ -93,6 +93,7 @@ def test_a_lost_state_directory_is_rebuilt_from_the_changelog(
     assert scene.table(f"{group}-table") == {f"k{i}": b"10" for i in range(50)}
 
 
+@pytest.mark.any_broker("apache")
 def test_nothing_is_handled_before_every_transaction_on_the_changelog_is_decided(
     scene: Scene, topic: Any, fresh_name: Fresh, tmp_path: Path
 ) -> None:
@@ -102,7 +103,7 @@ def test_nothing_is_handled_before_every_transaction_on_the_changelog_is_decided
     scene.produce(source, [("k", "x")] * 5)
     with scene.running(counting(group, source)) as running:
         running.caught_up(5)
-    with closing(KafkaProducer(bootstrap_servers=scene.address, transactional_id=fresh_name("owner"))) as owner:
+    with closing(plain_producer(scene.address, transactional_id=fresh_name("owner"))) as owner:
         owner.init_transactions()
         owner.begin_transaction()
         owner.send(f"{group}-table", key=b"k", value=b"10", partition=partition_of(b"k", PARTITIONS)).get(timeout=20)
@@ -245,6 +246,7 @@ def test_offsets_that_were_deleted_are_not_guessed_at(
     assert scene.table(f"{group}-table") == {"k": b"6"}
 
 
+@pytest.mark.any_broker("apache")
 def test_a_changelog_without_a_committed_record_is_no_trace_of_an_earlier_life(
     scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh
 ) -> None:
@@ -254,7 +256,7 @@ def test_a_changelog_without_a_committed_record_is_no_trace_of_an_earlier_life(
     kafka_cluster.create_topics({table: {"num_partitions": PARTITIONS, "configs": {"cleanup.policy": "compact"}}})
     scene.produce(source, [("k", "x")] * 5)
     partition = partition_of(b"k", PARTITIONS)
-    with closing(KafkaProducer(bootstrap_servers=scene.address, transactional_id=fresh_name("owner"))) as owner:
+    with closing(plain_producer(scene.address, transactional_id=fresh_name("owner"))) as owner:
         owner.init_transactions()
         owner.begin_transaction()
         owner.send(table, key=b"k", value=b"10", partition=partition).get(timeout=20)
@@ -267,6 +269,7 @@ def test_a_changelog_without_a_committed_record_is_no_trace_of_an_earlier_life(
     assert scene.table(table) == {"k": b"5"}
 
 
+@pytest.mark.any_broker
 def test_an_input_that_gets_more_partitions_ends_the_processor_with_a_sentence(
     scene: Scene, kafka_cluster: KafkaCluster, topic: Any, fresh_name: Fresh
 ) -> None:

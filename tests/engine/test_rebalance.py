@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from kafka import KafkaProducer
+import pytest
 
 from gokamsg.engine.clients import ClientConfig, GroupConsumer
 from gokamsg.engine.codec import Int64, String
@@ -20,6 +20,7 @@ from tests.engine.broken_broker import Meddling, Story
 from tests.engine.kafka_scene import Running, Scene
 from tests.helpers import eventually, say, slowness
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_producer
 
 PARTITIONS = 24
 PAUSE_S = 4.0  # Goka pauses 5 s at each rebalance
@@ -31,7 +32,7 @@ class Ticker:
     """Writes one record to every partition, round after round, until it is stopped."""
 
     def __init__(self, address: str, topic: str) -> None:
-        self._producer = KafkaProducer(bootstrap_servers=address)
+        self._producer = plain_producer(address)
         self._topic = topic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ticker")
@@ -104,6 +105,7 @@ def test_a_fourth_member_takes_six_of_24_partitions_and_the_others_work_on(
     assert max(pauses) < PAUSE_S * slow
 
 
+@pytest.mark.any_broker
 def test_a_rebalance_that_another_member_holds_up_is_said(
     kafka_cluster: KafkaCluster, fresh_name: Fresh, tmp_path: Path
 ) -> None:

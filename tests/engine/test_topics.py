@@ -47,6 +47,7 @@ def test_tables_are_compacted(manager: TopicManager, fresh_name: Names) -> None:
     assert manager.config(name)["cleanup.policy"] == "compact"
 
 
+@pytest.mark.any_broker("apache")
 def test_a_topic_that_does_not_fit_is_refused_with_a_way_out(manager: TopicManager, fresh_name: Names) -> None:
     name = fresh_name("stream")
     manager.ensure_stream(name, 2)
@@ -63,6 +64,7 @@ def test_a_topic_that_does_not_fit_is_refused_with_a_way_out(manager: TopicManag
 
 
 @pytest.mark.goka("topics: loop and table with the inputs' partitions")
+@pytest.mark.any_broker("apache")
 def test_prepare_makes_a_groups_own_topics_like_its_inputs(manager: TopicManager, fresh_name: Names) -> None:
     group, one, two, join, lookup = (fresh_name(name) for name in ("group", "one", "two", "join", "lookup"))
 

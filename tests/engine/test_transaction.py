@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from kafka import KafkaProducer
 
 from gokamsg.broker.control import Delay
 from gokamsg.engine.assignment import Assignment
@@ -24,6 +23,7 @@ from gokamsg.engine.stats import Counters
 from gokamsg.engine.transaction import Transaction
 from tests.engine.broken_broker import KEYS, Story
 from tests.helpers import eventually
+from tests.plain_clients import plain_producer
 
 END_TXN = 26
 MEMBERSHIP = cast(Membership, object())
@@ -113,7 +113,7 @@ def test_messages_gather_while_commits_are_slow(embedded_story: Story) -> None:
         asked.append(time.monotonic())
         return Delay(0.1)
 
-    with story.at_work(), closing(KafkaProducer(bootstrap_servers=story.broker.address)) as producer:
+    with story.at_work(), closing(plain_producer(story.broker.address)) as producer:
         slow = story.broker.control.on(END_TXN, slowly, times=None)
         try:
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
 
 from gokamsg.engine import (
     VIEWS,
@@ -33,6 +32,7 @@ from gokamsg.engine.hashing import partition_of
 from gokamsg.engine.kafka_cluster import KafkaCluster
 from tests.engine.kafka_scene import PARTITIONS, Scene
 from tests.kafka_server import KafkaCluster as Server
+from tests.plain_clients import plain_producer
 
 KEYS = [f"key {number}" for number in range(200)]
 
@@ -205,13 +205,14 @@ def test_a_views_copy_is_compared_with_the_same_reading(scene: Scene, graph: Gro
     assert read == total >= len(KEYS)
 
 
+@pytest.mark.any_broker("apache")
 def test_a_copy_is_not_judged_while_a_transaction_on_its_changelog_stays_open(scene: Scene, graph: GroupGraph) -> None:
     """What lies below the changelog's end and is not decided yet may be what a dead owner has committed."""
     _count(scene, graph, [(key, "go") for key in KEYS])
     assert graph.group_table is not None
     cluster = KafkaCluster(ClientConfig(scene.address))
     cluster.clock = Clock(monotonic=lambda: time.monotonic() * 10)  # its patience is 3 s
-    producer = KafkaProducer(bootstrap_servers=scene.address, transactional_id=f"{graph.group}-open")
+    producer = plain_producer(scene.address, transactional_id=f"{graph.group}-open")
     try:
         producer.init_transactions()
         producer.begin_transaction()

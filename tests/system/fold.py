@@ -16,7 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
+
+from tests.plain_clients import plain_consumer
 
 FEED_LENGTH = 5
 
@@ -48,8 +50,8 @@ def partition_of(key: str, count: int) -> int:
 
 def read(address: str, topic: str, *, committed: bool = True) -> list[Record]:
     """Every record of the topic up to its end as of now, in each partition's order; by default committed ones only."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=address,
+    consumer = plain_consumer(
+        address,
         isolation_level="read_committed" if committed else "read_uncommitted",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -78,7 +80,7 @@ def undecided(address: str, topics: Iterable[str]) -> dict[TopicPartition, int]:
     names = tuple(topics)
     ends: list[dict[TopicPartition, int]] = []
     for level in ("read_uncommitted", "read_committed"):
-        consumer = KafkaConsumer(bootstrap_servers=address, isolation_level=level, enable_auto_commit=False)
+        consumer = plain_consumer(address, isolation_level=level, enable_auto_commit=False)
         try:
             parts = [
                 TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()

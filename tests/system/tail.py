@@ -9,11 +9,12 @@ from collections import defaultdict
 from collections.abc import Collection
 from types import TracebackType
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.admin import OffsetSpec
 
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_consumer
 from tests.system.fold import Record
 from tests.system.messaging import INPUTS
 
@@ -25,8 +26,8 @@ class Tail:
         self.records: dict[str, list[Record]] = {topic: [] for topic in topics}
         self._partitions = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
         self._admin = cluster.admin()
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=cluster.address,
+        self._consumer = plain_consumer(
+            cluster.address,
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -12,6 +12,8 @@ Invariants:
 import random
 import signal
 import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.compose import BROKERS, OURS, ROLES, Local
@@ -21,6 +23,7 @@ from tests.system.messaging import Load, Messaging, pause
 from tests.system.traffic import chatter
 
 REPLICAS = 2
+CHECKS_AT_ONCE = 2
 
 
 def _well(local: Local, service: str, container: str) -> bool:
@@ -29,27 +32,41 @@ def _well(local: Local, service: str, container: str) -> bool:
     return subprocess.run(argv, capture_output=True, env=gokamsg_env(), timeout=20, check=False).returncode == 0
 
 
+def _service(container: str) -> str:
+    return container.rpartition("-")[0]
+
+
+def _none_is_well(local: Local, containers: Iterable[str]) -> None:
+    with ThreadPoolExecutor(CHECKS_AT_ONCE) as checks:
+        found = zip(containers, checks.map(lambda each: _well(local, _service(each), each), containers), strict=True)
+    well = [container for container, is_well in found if is_well]
+    assert not well, f"well, and not running: {well}"
+
+
 def _start(run: Processes, local: Local, messaging: Messaging) -> dict[str, Process]:
     """Every service of ours, as Compose would start it with each role scaled to REPLICAS."""
+    numbers = {name: range(1, (REPLICAS if name in ROLES else 1) + 1) for name in OURS}
+    containers = [f"{name}-{number}" for name in OURS for number in numbers[name]]
+    _none_is_well(local, containers)
     started: dict[str, Process] = {}
-    for name, service in OURS.items():
-        for number in range(1, (REPLICAS if name in ROLES else 1) + 1):
-            container = f"{name}-{number}"
-            assert not _well(local, name, container), f"{container} is well and was not started"
-            environment = local.environment(name, container)
-            started[container] = run.gokamsg(*service["command"], name=container, env=environment)
+    for container in containers:
+        name = _service(container)
+        environment = local.environment(name, container)
+        started[container] = run.gokamsg(*OURS[name]["command"], name=container, env=environment)
     messaging.port = local.port("serve-1", 8080)
     return started
 
 
 def _wait_until_well(local: Local, started: dict[str, Process]) -> None:
-    for container, process in started.items():
-
-        def well(container: str = container, process: Process = process) -> bool:
+    def wait(container: str, process: Process) -> None:
+        def well() -> bool:
             assert process.running, process.tail()
-            return _well(local, container.rpartition("-")[0], container)
+            return _well(local, _service(container), container)
 
         eventually(f"{container} is well", well, timeout_s=90, interval_s=0.5)
+
+    with ThreadPoolExecutor(CHECKS_AT_ONCE) as checks:
+        list(checks.map(wait, started.keys(), started.values()))  # raises what one of them does
 
 
 def test_every_service_runs_and_one_of_three_brokers_is_lost_under_load(
@@ -87,6 +104,6 @@ def test_every_service_runs_and_one_of_three_brokers_is_lost_under_load(
     assert (done.returncode, done.stdout.splitlines()[-1].split(maxsplit=1)[1]) == (0, "Charlie: after"), done
     for process in started.values():
         process.signal(signal.SIGTERM)
-    for container, process in started.items():
+    for process in started.values():
         assert process.wait() == 0, process.tail()
-        assert not _well(local, container.rpartition("-")[0], container)
+    _none_is_well(local, started)

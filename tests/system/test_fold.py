@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable
 
 import pytest
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_producer
 from tests.system import fold
 from tests.system.fold import Record
 
@@ -59,7 +60,7 @@ def test_what_an_open_transaction_wrote_is_undecided(
 ) -> None:
     topics = [fresh_name("decided"), fresh_name("open")]
     kafka_cluster.create_topics({topic: {"num_partitions": 2} for topic in topics})
-    producer = KafkaProducer(bootstrap_servers=kafka_cluster.address, transactional_id=fresh_name("id"))
+    producer = plain_producer(kafka_cluster.address, transactional_id=fresh_name("id"))
     try:
         producer.init_transactions()
         producer.begin_transaction()

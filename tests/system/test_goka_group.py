@@ -17,10 +17,10 @@ import threading
 from collections.abc import Iterable, Iterator
 
 import pytest
-from kafka import KafkaProducer
 
 from tests.helpers import Process, eventually, say
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_producer
 from tests.system import chain, fold
 from tests.system.fold import Record, partition_of
 from tests.system.goka import Goka, held
@@ -40,7 +40,7 @@ class Writer:
 
     def __init__(self, cluster: KafkaCluster) -> None:
         self.sent: list[tuple[str, str, str]] = []
-        self._producer = KafkaProducer(bootstrap_servers=cluster.address, acks="all", linger_ms=0)
+        self._producer = plain_producer(cluster.address, acks="all", linger_ms=0)
         self._stop = threading.Event()
         self._failed: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from kafka import KafkaProducer
 
 from tests.helpers import Completed, Processes, eventually
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_producer
 from tests.system import fold
 from tests.system.messaging import Messaging
 
@@ -57,7 +57,7 @@ def test_no_name_reaches_a_path_a_shell_or_sql(messaging: Messaging, tmp_path: P
     eventually("they are blocked", lambda: messaging.table("blocker-table") == blocked)
     each(messaging.done, *(("unblock", name) for name in NAMES))
     nul = "a\0b"  # no argument can hold it, but a record's key can
-    producer = KafkaProducer(bootstrap_servers=messaging.cluster.address)
+    producer = plain_producer(messaging.cluster.address)
     value = json.dumps({"From": nul, "To": nul, "Content": nul}).encode()
     for key, content in ((nul, value), (NAMES[1], b"{ bad"), (NAMES[0], b"{ bad")):
         producer.send("message_sent", content, key.encode(), partition=fold.partition_of(key, 8)).get(timeout=10)

@@ -7,8 +7,8 @@ import json
 
 import pytest
 from confluent_kafka import Producer as ConfluentProducer
-from kafka import KafkaProducer
 
+from tests.plain_clients import plain_producer
 from tests.system.chain import make_topics
 from tests.system.fold import partition_of
 from tests.system.messaging import Messaging
@@ -19,7 +19,7 @@ from tests.system.traffic import PEOPLE
 def test_a_role_names_the_partitioner_of_its_input(messaging: Messaging) -> None:
     """message_sent by kafka-python (Java's way), translate-word by librdkafka, block_user by Goka's rule."""
     make_topics(messaging.cluster)
-    producer = KafkaProducer(bootstrap_servers=messaging.cluster.address, acks="all")
+    producer = plain_producer(messaging.cluster.address, acks="all")
     for person in PEOPLE:
         message = json.dumps({"From": person, "To": "Alice", "Content": "hi"}).encode()
         producer.send("message_sent", message, person.encode())

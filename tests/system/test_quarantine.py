@@ -9,15 +9,15 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from kafka import KafkaProducer
 
 from tests.helpers import eventually
+from tests.plain_clients import plain_producer
 from tests.system import fold
 from tests.system.messaging import Messaging
 
 
 def _produce(messaging: Messaging, sender: str, *values: bytes) -> None:
-    producer = KafkaProducer(bootstrap_servers=messaging.cluster.address)
+    producer = plain_producer(messaging.cluster.address)
     for value in values:
         place = fold.partition_of(sender, 8)
         producer.send("message_sent", value, sender.encode(), partition=place).get(timeout=10)

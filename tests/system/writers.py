@@ -7,9 +7,8 @@ import threading
 from abc import abstractmethod
 from typing import Self
 
-from kafka import KafkaProducer
-
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_producer
 from tests.system.fold import partition_of
 
 
@@ -17,7 +16,7 @@ class _Writer:
     """Writes on a thread of its own, from its start as a context to its end; then all of it is acknowledged."""
 
     def __init__(self, cluster: KafkaCluster) -> None:
-        self._producer = KafkaProducer(bootstrap_servers=cluster.address, acks="all", linger_ms=0)
+        self._producer = plain_producer(cluster.address, acks="all", linger_ms=0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=type(self).__name__.lower(), daemon=True)
 

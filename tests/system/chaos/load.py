@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_producer
 from tests.system.fold import partition_of
 from tests.system.messaging import Ledger, Message
 from tests.system.traffic import PEOPLE, SPAMMER, WORDS
@@ -101,9 +101,7 @@ class Drizzle:
     blocker and translator have work. What it writes is not counted on: their tables are compared with what arrived."""
 
     def __init__(self, cluster: KafkaCluster, seed: int, *, rate: float = 20.0) -> None:
-        self._producer = KafkaProducer(
-            bootstrap_servers=cluster.address.split(","), acks="all", linger_ms=0, max_block_ms=2_000
-        )
+        self._producer = plain_producer(cluster.address, acks="all", linger_ms=0, max_block_ms=2_000)
         self._rng = random.Random(f"drizzle {seed}")
         self._rate = rate
         self._stop = threading.Event()

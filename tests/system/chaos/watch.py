@@ -14,11 +14,12 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from tests.kafka_server import KafkaCluster
+from tests.plain_clients import plain_consumer
 from tests.system.messaging import INPUTS, Message
 
 SAMPLE_S = 0.25
@@ -92,8 +93,8 @@ class Watch:
                 self._stop.wait(0.2)
 
     def _follow(self) -> None:
-        consumer = KafkaConsumer(
-            bootstrap_servers=self._cluster.address.split(","),
+        consumer = plain_consumer(
+            self._cluster.address,
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -133,7 +134,7 @@ class Watch:
 
     def _admin(self) -> KafkaAdminClient:
         return KafkaAdminClient(
-            bootstrap_servers=self._cluster.address.split(","),
+            bootstrap_servers=self._cluster.address,
             bootstrap_timeout_ms=5_000,
             request_timeout_ms=5_000,
             reconnect_backoff_max_ms=200,
