@@ -191,7 +191,19 @@ class Assignment:
             self._stand_by(self._all_partitions() - {partition for _, partition in self._assigned} - self._standing_by)
         if self._restoring:
             self._resume_restored()
-        self._await_commands()
+
+    def await_commands(self) -> None:
+        """Read the commands for those partitions, and only those, that have something parked."""
+        present: set[int] = set()
+        for partition, processor in self.running.items():
+            inbox = processor.quarantine.inbox if processor.quarantine is not None else None
+            if inbox is not None:
+                present.add(partition)
+                if partition not in self._commanded:
+                    self.reader.add(inbox, inbox.position, follow=True, raw=True)
+        for partition in self._commanded - present:
+            self.reader.remove(quarantine_commands_of(self._graph.group), partition)
+        self._commanded = present
 
     def started(self) -> list[PartitionProcessor]:
         """The processors that have begun to run since this was asked last, and still do."""
@@ -357,19 +369,6 @@ class Assignment:
             table,
             limit=self._options.quarantine_records,
         )
-
-    def _await_commands(self) -> None:
-        """Read the commands for those partitions, and only those, that have something parked."""
-        present: set[int] = set()
-        for partition, processor in self.running.items():
-            inbox = processor.quarantine.inbox if processor.quarantine is not None else None
-            if inbox is not None:
-                present.add(partition)
-                if partition not in self._commanded:
-                    self.reader.add(inbox, inbox.position, follow=True, raw=True)
-        for partition in self._commanded - present:
-            self.reader.remove(quarantine_commands_of(self._graph.group), partition)
-        self._commanded = present
 
     def _open_joins(self, partitions: Collection[int]) -> None:
         for edge in self._graph.joint_tables:

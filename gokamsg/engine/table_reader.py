@@ -120,6 +120,11 @@ class TableReader:
         """True when there is nothing to read."""
         return not self._readings
 
+    @property
+    def starting(self) -> bool:
+        """True while something to read is not followed yet: more polls bring that about, and nothing else does."""
+        return bool(self._readings) and self._consumer.starting()
+
     def poll(self, timeout_s: float) -> int:
         """Apply what has arrived; waits up to `timeout_s` if nothing has. Returns the number of records applied."""
         if not self._readings:

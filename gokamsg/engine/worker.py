@@ -35,6 +35,8 @@ from gokamsg.errors import BrokerUnavailableError, PositionLostError, Processing
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 1.0  # input, changes of tables, rebalances, visits and a stop end it at once
+SETTLING_WAIT_S = 0.02
+STARTING_WAIT_S = 0.05  # until tables are followed; for as long as a leader is missing
 REST_STEP_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
@@ -145,6 +147,7 @@ class Worker:
         if not self._visits.waiting and not self._inputs.arrived():
             self._transaction.commit(self._assignment)
             self._placement.drained()
+        self._assignment.await_commands()
         if self._visits.waiting and self._assignment.settled:
             self._visit()
         self._flush_tables()
@@ -187,7 +190,9 @@ class Worker:
     def _wait_s(self) -> float:
         if self._transaction.is_open or self._assignment.reader.restoring or self._visits.waiting:
             return 0.0
-        return IDLE_WAIT_S if self._assignment.settled else 0.02
+        if not self._assignment.settled:
+            return SETTLING_WAIT_S
+        return STARTING_WAIT_S if self._assignment.reader.starting else IDLE_WAIT_S
 
     def _follow_membership(self) -> None:
         events = self._inputs.events()

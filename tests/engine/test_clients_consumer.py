@@ -32,6 +32,7 @@ from gokamsg.errors import (
 )
 from tests.helpers import eventually
 from tests.kafka_server import KafkaCluster, KafkaServer
+from tests.plain_clients import plain_producer
 
 PARTITIONS = 4
 Names = Callable[[str], str]
@@ -48,7 +49,7 @@ def make_topic(cluster: KafkaCluster, name: str, partitions: int = PARTITIONS) -
 
 
 def write(cluster: KafkaCluster, topic: str, *values: bytes, partition: int = 0, **settings: object) -> None:
-    with closing(KafkaProducer(bootstrap_servers=cluster.address, linger_ms=50, **settings)) as producer:
+    with closing(plain_producer(cluster.address, linger_ms=50, **settings)) as producer:
         for value in values:
             producer.send(topic, key=b"k", value=value, partition=partition)
         producer.flush(20)
@@ -56,7 +57,7 @@ def write(cluster: KafkaCluster, topic: str, *values: bytes, partition: int = 0,
 
 @contextmanager
 def transaction(cluster: KafkaCluster, name: str) -> Iterator[KafkaProducer]:
-    with closing(KafkaProducer(bootstrap_servers=cluster.address, transactional_id=name)) as producer:
+    with closing(plain_producer(cluster.address, transactional_id=name)) as producer:
         producer.init_transactions()
         producer.begin_transaction()
         yield producer
@@ -231,18 +232,22 @@ def test_a_stop_takes_nothing_along_that_a_poll_has_drained(kafka_cluster: Kafka
             assert len(given) == reader.position(topic, 0)
 
 
+@pytest.mark.parametrize("where", ["the same topic", "another topic"])
 def test_partitions_that_are_added_while_a_fetch_is_parked_do_not_wait_for_its_end(
-    kafka_cluster: KafkaCluster, topic: str
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names, where: str
 ) -> None:
+    added = topic if where == "the same topic" else make_topic(kafka_cluster, fresh_name("topic"))
     config = ClientConfig(kafka_cluster.address, request_timeout_ms=90_000, fetch_max_wait_ms=60_000)
     with closing(TableConsumer(config)) as reader:
         reader.set_partitions({(topic, 0): 0})
         parked = reader._fetcher._nodes_with_pending_fetch_requests
-        eventually("a fetch is parked", lambda: reader.poll(0.05) == {} and parked)
-        reader.set_partitions({(topic, 0): 0, (topic, 1): 0})
+        eventually("a fetch is parked", lambda: reader.poll(0.05) == {} and parked and not reader.starting())
+        reader.set_partitions({(topic, 0): 0, (added, 1): 0})
+        assert reader.starting()
         assert reader.poll(0) == {}
-        write(kafka_cluster, topic, b"added", partition=1)
+        write(kafka_cluster, added, b"added", partition=1)
         eventually("the new partition is read", lambda: values(reader.poll(0)) == [b"added"])
+        eventually("both are followed", lambda: reader.poll(0.05) == {} and not reader.starting())
 
 
 def test_missing_topics_are_named(kafka_cluster: KafkaCluster, fresh_name: Names) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
+from gokamsg.engine import ClientConfig
 from gokamsg.engine.codec import String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, define_group
+from gokamsg.engine.quarantine.client import QuarantineClient
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.engine.test_processor import scene, topic  # noqa: F401 - fixtures
 from tests.helpers import eventually
+from tests.plain_clients import plain_producer
 
 TABLE = {"configs": {"cleanup.policy": "compact"}}
 
@@ -64,7 +67,7 @@ def changes(
     graph = define_group(
         fresh_name("group"), Input(source, String(), _nothing), Join(joined, String()), Lookup(looked, String())
     )
-    with closing(KafkaProducer(bootstrap_servers=scene.address)) as producer:
+    with closing(plain_producer(scene.address)) as producer:
         yield Changes(graph, producer, joined, looked)
 
 
@@ -108,3 +111,22 @@ def test_partitions_that_are_taken_over_are_followed_at_once(
             eventually("the second has all", lambda: partitions(second) == PARTITIONS, timeout_s=4.0)
             changes.write(to_both=False)  # what is looked up is asked for: a change of it would end that fetch
             changes.followed_by(second)
+
+
+def test_an_idle_worker_does_a_quarantine_command_at_once(
+    scene: Scene,  # noqa: F811
+    topic: Any,  # noqa: F811
+    fresh_name: Callable[[str], str],
+) -> None:
+    """Commands are read from the first parked record on, beside a table whose fetch waits at the broker for 5 s."""
+    source, joined = topic("in"), topic("joined", **TABLE)
+    graph = define_group(fresh_name("group"), Input(source, String(), _refuse), Join(joined, String()))
+    with scene.running(graph):
+        scene.produce(source, [("Ann", "bad")])
+        with QuarantineClient(ClientConfig(scene.address), graph.group) as quarantine:
+            (record,) = eventually("it is parked", quarantine.records, timeout_s=20)
+            assert quarantine.drop(record, 3.0)
+
+
+def _refuse(context: Context, value: str) -> None:
+    raise ValueError("no")

@@ -6,6 +6,7 @@ Owned by one thread.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kafka import TopicPartition
@@ -13,8 +14,10 @@ from kafka import TopicPartition
 from gokamsg.engine.clients.config import ClientConfig, connecting
 from gokamsg.engine.clients.patience import Patience
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
+from gokamsg.errors import GokamsgError
 
 _IDLE_POLL_S = 0.05  # for what could not be fetched: the leader is being elected, or the connection rests
+_NEW_TOPIC_WAIT_S = 1.0
 _ADDED_WAIT_S = 0.03  # for a fetch to take in partitions that were added while it was parked
 
 
@@ -32,21 +35,28 @@ class TableConsumer(BatchReader):
         self._looked_at = 0.0
         self._due = False  # a poll has something to take or to send
         self._added = False
+        self._served = False  # known to be, since the last poll; until a fetch ends that does not change
         self._note_ends(fetched)
 
     def set_partitions(self, positions: Mapping[TopicPart, int]) -> None:
         """Reads exactly these from now on. Partitions that are read already keep their own position."""
-        known = self.assignment()
+        known, cluster = self.assignment(), self._consumer._cluster
         self._due = True
         self._added |= not known.issuperset(positions)
         wanted = [TopicPartition(topic, partition) for topic, partition in positions]
         if not wanted:
             self._consumer.unsubscribe()
             return
+        new = {topic for topic, _ in positions if cluster.partitions_for_topic(topic) is None}
+        if new:
+            self._unpark()  # the question where they are would wait behind it
         self._consumer.assign(wanted)
         for (topic, partition), offset in positions.items():
             if (topic, partition) not in known:
                 self.seek(topic, partition, offset)
+        for topic in new:
+            with suppress(GokamsgError):  # polls ask again
+                self.partitions(topic, _NEW_TOPIC_WAIT_S)
 
     def poll(self, timeout_s: float) -> Batches:
         """As BatchReader.poll. A poll without waiting costs next to nothing while no fetch has ended.
@@ -62,15 +72,21 @@ class TableConsumer(BatchReader):
         if self._added and self._misdirected():
             timeout_s = max(timeout_s, _ADDED_WAIT_S)
         self._looked_at = now
-        self._due = self._added = False
+        self._due = self._added = self._served = False
         with connecting(self._config):
             return super().poll(timeout_s)
+
+    def starting(self) -> bool:
+        """Whether a partition is not followed yet, for want of a poll or of its leader."""
+        if not (self._due or self._served):
+            self._served = not self._unserved()
+        return self._due or not self._served
 
     def log_start(self, topic: str, partition: int) -> int:
         return self.beginning_offsets([(topic, partition)])[topic, partition]
 
     def _overlooked(self, now: float) -> bool:
-        return now - self._looked_at >= _IDLE_POLL_S and self._unserved()
+        return now - self._looked_at >= _IDLE_POLL_S and self.starting()
 
     def _note_ends(self, fetched: Callable[[], None] | None) -> None:
         # What a fetch brought is in its place by then, and another one may be sent. Those that a broker refuses, while

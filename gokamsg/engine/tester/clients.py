@@ -199,6 +199,9 @@ class MemoryTableConsumer(_Reader):
         self._answered()
         return self._fetch()
 
+    def starting(self) -> bool:
+        return False
+
     def behind(self) -> bool:
         """Whether there is something to read."""
         ends = {} if self._closed else self._broker.stable_ends(self._positions)
