@@ -45,14 +45,13 @@ def _none_is_well(local: Local, containers: Iterable[str]) -> None:
 
 def _start(run: Processes, local: Local, messaging: Messaging) -> dict[str, Process]:
     """Every service of ours, as Compose would start it with each role scaled to REPLICAS."""
-    numbers = {name: range(1, (REPLICAS if name in ROLES else 1) + 1) for name in OURS}
-    containers = [f"{name}-{number}" for name in OURS for number in numbers[name]]
-    _none_is_well(local, containers)
     started: dict[str, Process] = {}
-    for container in containers:
-        name = _service(container)
-        environment = local.environment(name, container)
-        started[container] = run.gokamsg(*OURS[name]["command"], name=container, env=environment)
+    for name, service in OURS.items():
+        for number in range(1, (REPLICAS if name in ROLES else 1) + 1):
+            container = f"{name}-{number}"
+            assert not _well(local, name, container), f"{container} is well and was not started"
+            environment = local.environment(name, container)
+            started[container] = run.gokamsg(*service["command"], name=container, env=environment)
     messaging.port = local.port("serve-1", 8080)
     return started
 
