@@ -50,16 +50,21 @@ def up(settings: Settings) -> None:
         return
     settings = with_ports(settings)
     show = Display(settings, started)
+
+    def parts(address: str | None) -> list[ChildSpec]:
+        show.obey_keys(everything.stop)
+        return prepare(settings, address, show)
+
     everything = Up(
         None if settings.brokers else broker_spec(settings),
         Listener(show.message, show.event, show.log),
-        prepare=lambda address: prepare(settings, address, show),
+        prepare=parts,
         modules=MODULES,
         children=5 * settings.workers + (2 if settings.demo else 1),
         options=SupervisorOptions(grace_s=4.0),
     )
     stop_on_signals(everything)
-    show.begin(everything.stop)
+    show.begin()
     try:
         everything.run()
     except BaseException:
@@ -171,12 +176,17 @@ class Display:
         self._drawing = threading.Lock()  # apart, as a terminal can be stopped (Ctrl-S)
         self._ended = threading.Event()
         self._live: console.Live | None = None
+        self._keys: console.Keys | None = None
 
-    def begin(self, stop: Callable[[], None]) -> None:
-        """The first line; from now on `q` stops on a terminal."""
+    def begin(self) -> None:
+        """The first line."""
         if not self._settings.json:
             console.note(f"gokamsg {__version__}, data in {console.home_text(self._settings.data_path)}")
-        self._keys = console.Keys({"q": stop}) if console.is_rich(sys.stderr) and not self._settings.json else None
+
+    def obey_keys(self, stop: Callable[[], None]) -> None:
+        """From now on `q` stops on a terminal. Its thread must not be there before the parts' blanks are forked."""
+        if console.is_rich(sys.stderr) and not self._settings.json:
+            self._keys = console.Keys({"q": stop})
 
     def end(self, said: str) -> None:
         """Takes the panel away and says how everything ended. Does not wait for who watches: a look at a broker that is

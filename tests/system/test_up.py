@@ -4,8 +4,11 @@ import contextlib
 import http.client
 import json
 import os
+import pty
 import random
+import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +20,17 @@ import pytest
 
 from gokamsg.commands.up import Display
 from gokamsg.config import ROLE_NAMES, Settings
-from tests.helpers import Process, Processes, eventually, free_port, run_gokamsg, say, slowness
+from tests.helpers import (
+    Process,
+    Processes,
+    eventually,
+    free_port,
+    gokamsg_argv,
+    gokamsg_env,
+    run_gokamsg,
+    say,
+    slowness,
+)
 from tests.kafka_server import KafkaCluster, KafkaServer
 from tests.system import fold
 from tests.system.messaging import Ledger, Load, Messaging, pause
@@ -73,7 +86,7 @@ def scene(run: Processes, tmp_path: Path) -> UpScene:
     return UpScene(run, tmp_path)
 
 
-def children_of(process: Process) -> dict[str, int]:
+def children_of(process: Process | subprocess.Popen[bytes]) -> dict[str, int]:
     """The pids of the parts, by what they are."""
     found = {}
     for entry in Path("/proc").iterdir():
@@ -248,7 +261,7 @@ def test_the_end_does_not_wait_for_a_look_at_a_broker_that_is_gone(own_cluster: 
     """One stop in five took two seconds more: what watches messages had asked a broker that had just ended."""
     own_cluster.create_topics({name: {"num_partitions": 1} for name in ("message_received", "block_user")})
     show = Display(Settings(brokers=own_cluster.address), time.monotonic())
-    show.begin(lambda: None)
+    show.begin()
     show.brokers = Settings(brokers=own_cluster.address)
     show.message("serve", {"ready": "http://127.0.0.1:8080"})
     for role in ROLE_NAMES:
@@ -269,6 +282,43 @@ def _what_runs(name: str) -> list[str]:
     number = next(thread.ident for thread in threading.enumerate() if thread.name == name)
     assert number is not None
     return [frame.name for frame in traceback.extract_stack(sys._current_frames()[number])]
+
+
+def test_on_a_terminal_the_parts_are_forked_as_in_a_pipe_and_q_stops_them(scene: UpScene) -> None:
+    """A thread that reads keys before they are forked would leave each part to start by itself."""
+    ours, theirs = pty.openpty()
+    argv = gokamsg_argv("up", *scene.flags)
+    with subprocess.Popen(
+        argv, stdin=theirs, stdout=theirs, stderr=theirs, env=gokamsg_env({"TERM": "xterm"}), start_new_session=True
+    ) as up:
+        try:
+            os.close(theirs)
+            shown = _shown_until(ours, "commit  bad  parked")
+            assert "ready in" in shown
+            parts = [name for name in children_of(up) if " broker " not in name]
+            assert len(parts) == 6
+            assert all(name.startswith(" ".join(argv)) for name in parts), parts
+            os.write(ours, b"q")
+            assert "stopped" in _shown_until(ours, "stopped")
+            assert up.wait(timeout=PATIENCE_S) == 0
+        finally:
+            os.close(ours)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(up.pid, signal.SIGKILL)
+
+
+def _shown_until(terminal: int, wanted: str) -> str:
+    """What a terminal shows, up to and with `wanted`."""
+    shown = b""
+
+    def there() -> bool:
+        nonlocal shown
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 65_536)
+        return wanted in shown.decode(errors="replace")
+
+    eventually(f"{wanted!r} is shown", there, timeout_s=PATIENCE_S)
+    return shown.decode(errors="replace")
 
 
 def test_in_a_pipe_a_block_is_one_line(scene: UpScene) -> None:
