@@ -18,6 +18,7 @@ Maven it is skipped with the reason, or fails where --require-kafka was given.
 """
 
 import contextlib
+import faulthandler
 import random
 import signal
 import uuid
@@ -84,9 +85,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             getattr(item, "fixturenames", ())
         ):
             item.add_marker(pytest.mark.kafka)
-        chaos = "test_chaos" in item.nodeid and config.getoption("--chaos") is not None
-        if item.get_closest_marker("slow") and not config.getoption("--slow") and not chaos:
+        if item.get_closest_marker("slow") and not config.getoption("--slow") and not _long_chaos(item):
             item.add_marker(pytest.mark.skip(reason="a long tier: needs --slow"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # A long one may last longer than faulthandler_timeout. The stacks are then taken from threads at work, which now
+    # and then crashes the interpreter: right for a test that hangs, not for one that goes on.
+    if item.get_closest_marker("slow") or _long_chaos(item):
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _long_chaos(item: pytest.Item) -> bool:
+    return "test_chaos" in item.nodeid and item.config.getoption("--chaos") is not None
 
 
 @pytest.fixture(scope="session")
