@@ -3,8 +3,8 @@
     python -m benchmarks.latency [--rate 100] [--seconds 20] [--quick]
 
 First filter and collector run alone, and a message's latency is from its produce to message_sent until its row is
-committed in collector-table (benchmarks/pipeline.py). A minute of the same load goes before: until its code is
-compiled, a fresh Kafka needs twice the CPU.
+committed in collector-table (benchmarks/pipeline.py). The same load goes before, until Kafka's compilers rest: a fresh
+Kafka needs twice the CPU, half of it to compile. That takes half a minute to two minutes.
 
 Then all roles run, with the service. Three writers post to a reader each, on schedule and in order. A message's latency
 runs from the start of its POST to the end of the first GET of the reader's feed that shows it or a later one. The feed
@@ -25,13 +25,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import pipeline
-from benchmarks.measure import cpu_s, print_table, quantile, rss_mb, tree
+from benchmarks.measure import WarmUp, cpu_s, print_table, quantile, rss_mb, tree
 from benchmarks.roles import create
 from tests.helpers import eventually, free_port, processes
 from tests.kafka_server import KafkaServer, kafka_libs
 
 ASK_EVERY_S = 0.01
 GIVE_UP_S = 30.0
+WARM_UP_STEP_S = 2.0
 PAIRS = 3
 ROLES = ("blocker", "translator", "collector", "filter", "detector")
 
@@ -144,13 +145,13 @@ def quantiles(values: list[float]) -> list[str]:
 
 
 def through_filter_and_collector(
-    kafka: KafkaServer, directory: str, rate: float, seconds: float, warm_up_s: float
+    kafka: KafkaServer, directory: str, rate: float, seconds: float, longest_warm_up_s: float
 ) -> list[float]:
     create(kafka, "message_sent", "message_received", "collector-table")
     with processes(Path(directory, "logs-alone")) as started:
         common = ("--brokers", kafka.address, "--state-dir", f"{directory}/alone")
         workers = [started.gokamsg("process", "--role", role, *common, name=role) for role in ("filter", "collector")]
-        found = pipeline.measure(kafka.address, rate, seconds, warm_up_s)
+        found = pipeline.measure(kafka.address, rate, seconds, WarmUp(kafka.pid, longest_warm_up_s))
         for worker in workers:
             worker.terminate(30)
         return found
@@ -160,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--warm-up", type=float, default=60.0, help="a fresh JVM is slow; seconds of load before")
+    parser.add_argument("--warm-up", type=float, default=300.0, help="seconds until Kafka's compilers rest, at most")
     parser.add_argument("--idle-seconds", type=float, default=20.0)
     parser.add_argument("--quick", action="store_true", help="5 seconds each: a check, not a measurement")
     options = parser.parse_args()
@@ -181,7 +182,11 @@ def main() -> None:
             workers["serve"] = started.gokamsg("serve", "--port", str(port), *common, name="serve")
             service = Service(port)
             eventually("the service is ready", service.ready, timeout_s=60, interval_s=0.1)
-            load(service, "warm-up", options.rate, warm_up_s / 3)
+            warm_up = WarmUp(kafka.pid, warm_up_s)
+            for number in itertools.count():
+                if warm_up.over():
+                    break
+                load(service, f"warm-up-{number}", options.rate, WARM_UP_STEP_S)
             pids = {name: process.pid for name, process in workers.items()} | {"Kafka": kafka.pid}
             usage = Usage(pids)
             pairs = load(service, "measured", options.rate, seconds)

@@ -11,6 +11,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_COMPILERS_REST_S = 10.0
+_COMPILERS_REST_SHARE = 0.05
 
 
 def tree(pid: int) -> list[int]:
@@ -34,11 +36,49 @@ def cpu_s(pids: Iterable[int]) -> float:
     ticks = 0
     for pid in pids:
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += _ticks(Path(f"/proc/{pid}/stat").read_text())
         except OSError:
             continue
-        ticks += int(fields[11]) + int(fields[12])
     return ticks * _TICK_S
+
+
+def _ticks(stat: str) -> int:
+    """User and system time in a process's or a thread's stat file, see proc(5)."""
+    fields = stat.rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+class WarmUp:
+    """How long a JVM is to work before it is measured: until its compilers rest.
+
+    While they work they take a good part of a core, and what they are not through with takes twice the CPU. Over once
+    they used less than 5 % of a core for ten seconds, or after `longest_s`.
+    """
+
+    def __init__(self, pid: int, longest_s: float) -> None:
+        self._tasks = Path(f"/proc/{pid}/task")
+        self._ends = time.monotonic() + longest_s
+        self._looked_at, self._used_s = time.monotonic(), self._compilers_s()
+
+    def over(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at < _COMPILERS_REST_S:
+            return now >= self._ends
+        used_s = self._compilers_s()
+        share = (used_s - self._used_s) / (now - self._looked_at)
+        self._looked_at, self._used_s = now, used_s
+        return share < _COMPILERS_REST_SHARE or now >= self._ends
+
+    def _compilers_s(self) -> float:
+        ticks = 0
+        for task in self._tasks.iterdir():
+            try:
+                stat = (task / "stat").read_text()
+            except OSError:
+                continue  # a thread that has ended
+            if "CompilerThre" in stat:  # the kernel cuts the name
+                ticks += _ticks(stat)
+        return ticks * _TICK_S
 
 
 def rss_mb(pids: Iterable[int], *, peak: bool = True) -> list[float]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from benchmarks.measure import WarmUp
 from benchmarks.roles import PARTITIONS
 from tests.helpers import eventually
 from tests.system import fold
@@ -64,15 +65,18 @@ def watched(address: str) -> Iterator[Watcher]:
         watcher.close()
 
 
-def measure(address: str, rate: float, seconds: float, warm_up_s: float) -> list[float]:
+def measure(address: str, rate: float, seconds: float, warm_up: WarmUp) -> list[float]:
     """Milliseconds of each message after the warm-up. Filter and collector must be running."""
     producer = KafkaProducer(bootstrap_servers=address, acks="all")
     places = {writer: fold.partition_of(writer, PARTITIONS) for writer in (f"writer-{n}" for n in range(WRITERS))}
     sent: list[float] = []
+    first: int | None = None
     with watched(address) as watcher:
         started = time.monotonic()
-        while (due := started + len(sent) / rate) < started + warm_up_s + seconds:
-            time.sleep(max(0.0, due - time.monotonic()))
+        while first is None or len(sent) < first + rate * seconds:
+            time.sleep(max(0.0, started + len(sent) / rate - time.monotonic()))
+            if first is None and warm_up.over():
+                first = len(sent)
             number = len(sent)
             writer, reader = f"writer-{number % WRITERS}", f"reader-{number % READERS}"
             value = f'{{"From":"{writer}","To":"{reader}","Content":"{number}"}}'
@@ -80,5 +84,4 @@ def measure(address: str, rate: float, seconds: float, warm_up_s: float) -> list
             producer.send(SENT, value.encode(), writer.encode(), partition=places[writer])
         eventually("every message is in the table", lambda: len(watcher.seen) == len(sent), timeout_s=GIVE_UP_S)
     producer.close()
-    first = int(warm_up_s * rate)
     return [(watcher.seen[number] - sent[number]) * 1000 for number in range(first, len(sent))]
