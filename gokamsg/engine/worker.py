@@ -40,6 +40,7 @@ STARTING_WAIT_S = 0.05  # until tables are followed; for as long as a leader is 
 REST_STEP_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
+BUSY_S = 5.0  # so long what can wait does wait for a worker that always has something to handle
 SILENCE_S = 2.0
 STANDSTILL_S = 5.0  # of a start; the transaction of a worker that was killed is usually ended sooner
 PATIENT_TRIES = 3
@@ -91,7 +92,7 @@ class Worker:
         self._unsettled = False
         what, rest = ("skipped", "more") if on_error == "skip" else ("in quarantine", "more; " + LOOK)
         self._bad_ones = Flood(lambda line: log.warning("%s: %s", what, line), self._now, rest)
-        self._connected_at = self._flushed_at = self._now()
+        self._connected_at = self._flushed_at = self._spared_at = self._now()
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -147,10 +148,12 @@ class Worker:
         if not self._visits.waiting and not self._inputs.arrived():
             self._transaction.commit(self._assignment)
             self._placement.drained()
-        self._assignment.await_commands()
         if self._visits.waiting and self._assignment.settled:
             self._visit()
-        self._flush_tables()
+        has_time = self._has_time()
+        if has_time:
+            self._assignment.await_commands()
+        self._flush_tables(has_time=has_time)
 
     def _touch_tables(self) -> None:
         """At-least-once, the changelog of each partition that comes up gets a last record outside of transactions.
@@ -370,10 +373,18 @@ class Worker:
             log.warning("every partition is at work; going on")
             self._standstill = None
 
-    def _flush_tables(self) -> None:
+    def _has_time(self) -> bool:
+        """Whether nothing waits to be handled, or something always did for long enough."""
+        now = self._now()
+        if (self._transaction.is_open or self._inputs.arrived()) and now - self._spared_at < BUSY_S:
+            return False
+        self._spared_at = now
+        return True
+
+    def _flush_tables(self, *, has_time: bool) -> None:
         """Bring committed rows to the files in bulk: when there are many, or when there is time."""
         now = self._now()
-        idle = not self._transaction.is_open and now - self._flushed_at >= FLUSH_AGE_S
+        idle = has_time and now - self._flushed_at >= FLUSH_AGE_S
         for table in self._tables:
             if table.dirty_rows >= FLUSH_ROWS or (idle and table.dirty_rows):
                 table.flush()
