@@ -174,7 +174,6 @@ def _partition_builder(
             table=table,
             pace=pace,
             on_bad=worker().bad,
-            cut=worker().cut,
             nil_handling=options.nil_handling,
             wrapper=options.context_wrapper,
             quarantine=quarantine,

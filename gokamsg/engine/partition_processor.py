@@ -60,7 +60,7 @@ class BadRecord(Struct, frozen=True):
 
 
 class Pace:
-    """When the open transaction is to be cut between two records; set by the worker, read after each record."""
+    """When the open transaction is to be committed, between two records; set by the worker, read after each record."""
 
     __slots__ = ("cut_at", "now")
 
@@ -88,7 +88,7 @@ _NULLS: dict[str, Any] = {"ignore": _Unusable(None), "process": None, "decode": 
 
 
 class PartitionProcessor:
-    """See the module. `cut(topic, partition, next_offset)` commits what is done so far."""
+    """See the module."""
 
     def __init__(
         self,
@@ -98,7 +98,6 @@ class PartitionProcessor:
         table: PartitionTable | None,
         pace: Pace,
         on_bad: Callable[[BadRecord], bool],
-        cut: Callable[[str, int, int], None],
         nil_handling: NilHandling = "ignore",
         wrapper: Callable[[Context], Context] | None = None,
         quarantine: Quarantine | None = None,
@@ -110,7 +109,6 @@ class PartitionProcessor:
         self._outputs = outputs
         self._pace = pace
         self._on_bad = on_bad
-        self._cut = cut
         self.inputs: dict[str, InputCount] = {}
         self.writes = self.written_bytes = 0
         self._null = _NULLS[nil_handling]
@@ -118,8 +116,8 @@ class PartitionProcessor:
         self._wrapper = wrapper
         self._headers: dict[bytes, Headers] = {}  # of the writes in the overlay, where a callback gave any
 
-    def process(self, source: Source, records: Handled) -> None:
-        """Handle all `records` of `source` in order."""
+    def process(self, source: Source, records: Handled) -> int:
+        """Handle `records` of `source` in order: all of them, or so many as the pace has time for; returns how many."""
         keys = records.keys
         values, aside = self._values(source, records)
         if self.table is not None:
@@ -127,7 +125,7 @@ class PartitionProcessor:
         context, outputs, pace, callback = self._context, self._outputs, self._pace, source.callback
         if self._wrapper is not None:
             callback = _wrapped(callback, self._wrapper)
-        staged, offsets, now = context._staged, records.offsets, pace.now
+        staged, now = context._staged, pace.now
         fresh = self._fresh
         fresh.clear()
         context._topic = source.topic
@@ -161,10 +159,11 @@ class PartitionProcessor:
                             outputs.accept(staged)
                             staged.clear()
                         if now() >= pace.cut_at:
-                            self._cut(source.topic, self.partition, offsets[index] + 1)
-                if now() >= pace.cut_at:  # after one that came to no callback, or failed
-                    self._cut(source.topic, self.partition, offsets[index] + 1)
+                            return index + 1
                 at = index + 1
+                if now() >= pace.cut_at:  # after one that came to no callback, or failed
+                    return at
+            return end
         finally:
             context._active = False
             context._wrote = False
@@ -250,13 +249,12 @@ class PartitionProcessor:
         self.written_bytes += sum(map(len, filter(None, overlay.values())))
         return len(overlay)
 
-    def count(self, topic: str, records: Records, now_ms: int) -> None:
-        """For the stats: these were handled."""
+    def count(self, topic: str, records: Records, handled: int, now_ms: int) -> None:
+        """For the stats: so many of these were handled."""
         count = self.inputs.setdefault(topic, InputCount())
-        last = len(records.offsets) - 1
-        if last >= 0:
+        if handled:
             delay_s = (now_ms - records.newest_ms) / 1000
-            count.add(records.values, last + 1, records.offsets[last], delay_s)
+            count.add(records.values[:handled], handled, records.offsets[handled - 1], delay_s)
 
     def committed(self, position: int | None, quarantine_position: int | None) -> None:
         """The transaction is committed; the positions are the changelogs' next offsets after what was written there."""

@@ -67,6 +67,11 @@ class Transaction:
         return self._bytes >= self._options.commit_bytes
 
     @property
+    def is_due(self) -> bool:
+        """Whether it has reached its age."""
+        return self._pace.now() >= self._pace.cut_at
+
+    @property
     def rest_s(self) -> float:
         """How long the next one should not begin yet."""
         return 0.0 if self.is_open else max(0.0, self._rest_until - self._pace.now())
@@ -93,12 +98,12 @@ class Transaction:
         self._records += records
         self._bytes += size
 
-    def check_pace(self, topic: str, partition: int, next_offset: int) -> None:
-        """Raises ProcessingError if the record before `next_offset` has outlasted the transaction timeout."""
+    def check_pace(self, last: str) -> None:
+        """Raises ProcessingError if what was handled `last` has outlasted the transaction timeout."""
         took = self._pace.now() - self._began
         if took > self._options.record_deadline_s:
             raise ProcessingError(
-                f"record {topic}/{partition}@{next_offset - 1} took {took:.1f} s, longer than the transaction timeout"
+                f"{last} took {took:.1f} s, longer than the transaction timeout"
                 f" allows ({self._options.record_deadline_s:.1f} s); {self._remedy}"
             )
 

@@ -82,6 +82,11 @@ class Visits:
         """Whether there is something to do."""
         return bool(self._waiting)
 
+    @property
+    def name(self) -> str:
+        """Of the present visit."""
+        return self._waiting[0].source.topic
+
     def step(self, running: Mapping[int, PartitionProcessor], now_ms: int) -> bool:
         """Visit some rows; True when all rows of the present visit were visited, and are to be committed."""
         visit = self._waiting[0]
@@ -93,9 +98,11 @@ class Visits:
             processor = running[partition]
             table = processor.table
             keys = [key for key, _ in islice(table.iterate(start), room)] if table is not None else []
-            if keys:
-                processor.process(visit.source, VisitedRows(keys, visit.meta, now_ms))
-                visit.rows += len(keys)
+            visited = processor.process(visit.source, VisitedRows(keys, visit.meta, now_ms)) if keys else 0
+            visit.rows += visited
+            if visited < len(keys):  # no more time before a commit
+                visit.left[partition] = keys[visited]
+                break
             if len(keys) < room:
                 del visit.left[partition]
             else:

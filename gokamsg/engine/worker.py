@@ -2,7 +2,8 @@
 
 The transaction is committed
 - when the input is drained, so that a lone message is through in milliseconds,
-- when it reaches its age or size, cut between two records,
+- when it reaches its age or size, between two records; what is left of the poll is handled in the next turn, so that
+  a slow callback holds up nothing else that a turn does,
 - before a poll that would leave the group's generation; a rebalance found with a transaction open aborts it.
 
 After an abort every input goes back to where its transaction began. After an unknown outcome nothing is believed: the
@@ -13,6 +14,7 @@ is said once, and the worker goes on by itself when they are back.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 
 from gokamsg.engine.assignment import Assignment
@@ -25,6 +27,7 @@ from gokamsg.engine.options import OnError
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import BadRecord, Source
 from gokamsg.engine.partitioning import KeyPlacement
+from gokamsg.engine.polled import Polled
 from gokamsg.engine.records import RecordBatch
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables
@@ -90,6 +93,7 @@ class Worker:
         self._visits = visits
         self._patience = patience
         self._unsettled = False
+        self._backlog: deque[Polled] = deque()
         what, rest = ("skipped", "more") if on_error == "skip" else ("in quarantine", "more; " + LOOK)
         self._bad_ones = Flood(lambda line: log.warning("%s: %s", what, line), self._now, rest)
         self._connected_at = self._flushed_at = self._spared_at = self._now()
@@ -124,11 +128,11 @@ class Worker:
             self._settle()
         if not self._assignment.ready_to_join():
             return
-        if self._transaction.is_open and self._inputs.will_rejoin():
+        if self._inputs.will_rejoin():
             self._transaction.commit(self._assignment)
-        if rest_s := self._transaction.rest_s:
-            self._clock.sleep(min(rest_s, REST_STEP_S))
-        batches = self._inputs.poll(self._wait_s())
+            if self._backlog:
+                self._rewind()
+        batches = self._poll()
         self._watch_connection()
         self._watch_refusals()
         self._watch_start()
@@ -141,11 +145,12 @@ class Worker:
         reader = self._assignment.reader
         if not reader.idle:
             reader.poll(0.05 if reader.restoring else 0.0)
-        if batches:
-            self._handle(batches)
+        self._keep(batches)
+        if self._backlog:
+            self._handle()
         self._obey()
         # Drained: what comes during the commit makes the next transaction.
-        if not self._visits.waiting and not self._inputs.arrived():
+        if not self._visits.waiting and not self._has_input:
             self._transaction.commit(self._assignment)
             self._placement.drained()
         if self._visits.waiting and self._assignment.settled:
@@ -169,7 +174,7 @@ class Worker:
     @property
     def idle(self) -> bool:
         """True when nothing is open, unknown or asked for."""
-        return not (self._transaction.is_open or self._unsettled or self._visits.waiting)
+        return not (self._transaction.is_open or self._unsettled or self._visits.waiting or self._backlog)
 
     def finish(self) -> None:
         """Commit what is open, as the last thing before a stop; what cannot be committed is handled again by whoever
@@ -190,6 +195,19 @@ class Worker:
         if self._transaction.is_open:
             self._transaction.abort(self._assignment)
 
+    @property
+    def _has_input(self) -> bool:
+        """Whether there is something to handle without waiting for it."""
+        return bool(self._backlog) or self._inputs.arrived()
+
+    def _poll(self) -> Mapping[TopicPartition, list[RecordBatch]]:
+        if self._backlog:
+            self._inputs.attend()
+            return {}
+        if rest_s := self._transaction.rest_s:
+            self._clock.sleep(min(rest_s, REST_STEP_S))
+        return self._inputs.poll(self._wait_s())
+
     def _wait_s(self) -> float:
         if self._transaction.is_open or self._assignment.reader.restoring or self._visits.waiting:
             return 0.0
@@ -201,6 +219,7 @@ class Worker:
         events = self._inputs.events()
         if not events:
             return
+        self._backlog.clear()
         self._refused = 0  # a group that moves is a reason of its own, and waits for nobody
         self._visits.abort("the group is rebalanced")
         settled = not self._transaction.is_open or self._transaction.abort(self._assignment)
@@ -214,28 +233,37 @@ class Worker:
 
     # --- handling -----------------------------------------------------------------------------------------------
 
-    def _handle(self, batches: Mapping[TopicPartition, list[RecordBatch]]) -> None:
-        transaction = self._transaction
+    def _keep(self, batches: Mapping[TopicPartition, list[RecordBatch]]) -> None:
+        for (topic, partition), polled in batches.items():
+            if partition in self._assignment.running:  # else fetched before a rebalance, and read again once it runs
+                self._backlog.append(Polled(topic, partition, deque(polled), self._inputs.position(topic, partition)))
+
+    def _handle(self) -> None:
+        """Handle what was polled, as long as the transaction has time."""
         self._outputs.read_clock()
-        for (topic, partition), partition_batches in batches.items():
-            processor = self._assignment.running.get(partition)
-            if processor is None:
-                continue  # fetched before a rebalance; read again once the partition runs
-            source = self._sources[topic]
-            for batch in partition_batches:
-                self._begin()
-                records = batch.split()
-                self._placement.look(topic, partition, records.keys)
-                processor.process(source, records)
-                processor.count(topic, records, self._outputs.now_ms)
-                transaction.advance(
-                    topic, partition, batch.next_offset, records=len(records.offsets), size=len(batch.raw)
-                )
-                if transaction.is_large:
-                    transaction.commit(self._assignment)
-            if transaction.is_open and (topic, partition) in transaction.progress:
-                # Behind the last batch there may be markers; the consumer has passed them.
-                transaction.advance(topic, partition, self._inputs.position(topic, partition))
+        while self._backlog:
+            polled = self._backlog[0]
+            while polled.batches:
+                last_offset = self._handle_batch(polled)
+                if self._transaction.is_due:
+                    self._commit_due(f"record {polled.topic}/{polled.partition}@{last_offset}")
+                    return
+                if self._transaction.is_large:
+                    self._transaction.commit(self._assignment)
+            self._backlog.popleft()
+
+    def _handle_batch(self, polled: Polled) -> int:
+        """Returns the offset that it came to."""
+        topic, partition, batch = polled.topic, polled.partition, polled.batches[0]
+        processor = self._assignment.running[partition]
+        self._begin()
+        records = batch.split()
+        self._placement.look(topic, partition, records.keys)
+        handled = processor.process(self._sources[topic], records)
+        processor.count(topic, records, handled, self._outputs.now_ms)
+        next_offset = polled.advance(records.offsets[handled] if handled < len(records) else None)
+        self._transaction.advance(topic, partition, next_offset, records=handled, size=len(batch.raw))
+        return records.offsets[handled - 1] if handled else next_offset - 1
 
     def _obey(self) -> None:
         for processor in self._assignment.running.values():
@@ -243,11 +271,16 @@ class Worker:
                 self._outputs.read_clock()
                 self._begin()
                 processor.obey(self._sources)
+                if self._transaction.is_due:
+                    self._commit_due("a record out of the quarantine")
 
     def _visit(self) -> None:
         self._outputs.read_clock()
         self._begin()
-        if self._visits.step(self._assignment.running, self._outputs.now_ms):
+        is_over = self._visits.step(self._assignment.running, self._outputs.now_ms)
+        if self._transaction.is_due:
+            self._commit_due(f"a row of the visit {self._visits.name!r}")
+        if is_over:
             self._transaction.commit(self._assignment)
             self._visits.complete()
 
@@ -257,13 +290,9 @@ class Worker:
             raise ProcessingError("records were handed out without an assignment")
         self._transaction.begin(membership)
 
-    def cut(self, topic: str, partition: int, next_offset: int) -> None:
-        """Called between two records once the open transaction has reached its age: commit up to `next_offset`."""
-        self._transaction.check_pace(topic, partition, next_offset)
-        if topic in self._sources:  # else the name of a visitor
-            self._transaction.advance(topic, partition, next_offset)
+    def _commit_due(self, last: str) -> None:
+        self._transaction.check_pace(last)
         self._transaction.commit(self._assignment)
-        self._begin()
 
     def bad(self, record: BadRecord) -> bool:
         """The one way of a bad record: stop the processor, or count it; whether it goes into quarantine."""
@@ -290,6 +319,7 @@ class Worker:
         """Every input goes back to its last commit, also where nothing was handled since: of a poll that was broken off
         half-way, the rest has been handed out, and kafka-python does not rewind by itself."""
         assigned = self._inputs.assignment()
+        self._backlog.clear()
         for (topic, partition), position in self._assignment.positions.items():
             if (topic, partition) in assigned:
                 self._inputs.seek(topic, partition, position)
@@ -297,6 +327,7 @@ class Worker:
     def _recover(self) -> None:
         """Nothing that was read or written in this process since the last commit counts; settle what happened."""
         self._visits.abort("the outcome of its transaction is not known")
+        self._backlog.clear()
         self._transaction.drop(self._assignment)
         self._assignment.suspend()
         self._unsettled = True
@@ -376,7 +407,7 @@ class Worker:
     def _has_time(self) -> bool:
         """Whether nothing waits to be handled, or something always did for long enough."""
         now = self._now()
-        if (self._transaction.is_open or self._inputs.arrived()) and now - self._spared_at < BUSY_S:
+        if (self._transaction.is_open or self._has_input) and now - self._spared_at < BUSY_S:
             return False
         self._spared_at = now
         return True

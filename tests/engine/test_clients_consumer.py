@@ -481,6 +481,30 @@ def test_a_member_that_was_put_out_is_told_and_joins_again(
 
 
 @pytest.mark.goka("group: protocol named copartition, user data none of Goka's")
+def test_a_member_that_attends_stays_in_the_group_without_a_poll(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    """For several times as long as may pass between two polls."""
+    interval_s = 1.0
+    group, config = fresh_name("group"), ClientConfig(kafka_cluster.address)
+    consumer = GroupConsumer(
+        config, group=group, instance_id="one", topics=[topic], max_poll_interval_ms=int(interval_s * 1000)
+    )
+    with closing(consumer), closing(Admin(config)) as admin:
+        membership = joined(consumer).membership
+        until = time.monotonic() + 4 * interval_s
+
+        def attended() -> bool:
+            consumer.attend()
+            return time.monotonic() >= until
+
+        eventually("time has passed", attended)
+        assert consumer.events() == []
+        assert not consumer.will_rejoin()
+        consumer.commit({(topic, 0): 1}, membership)
+        assert admin.describe_groups([group])[group].state == "Stable"
+
+
 def test_groups_are_described(kafka_cluster: KafkaCluster, topic: str, fresh_name: Names) -> None:
     group = fresh_name("group")
     with group_member(kafka_cluster, group, topic) as consumer, Admin(ClientConfig(kafka_cluster.address)) as admin:

@@ -3,6 +3,7 @@
 Such a worker wakes up once a second by itself; here once a minute, so that nothing comes about that way.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from kafka import KafkaProducer
 from gokamsg.engine import ClientConfig
 from gokamsg.engine.codec import String
 from gokamsg.engine.context import Context
-from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, define_group
+from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, Persist, define_group
 from gokamsg.engine.quarantine.client import QuarantineClient
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.engine.test_processor import scene, topic  # noqa: F401 - fixtures
@@ -126,6 +127,67 @@ def test_an_idle_worker_does_a_quarantine_command_at_once(
         with QuarantineClient(ClientConfig(scene.address), graph.group) as quarantine:
             (record,) = eventually("it is parked", quarantine.records, timeout_s=20)
             assert quarantine.drop(record, 3.0)
+
+
+class Slow:
+    """A group whose callback takes its time, and an input that takes it far longer than any test."""
+
+    def __init__(self, group: str, source: str, joined: str) -> None:
+        self.graph = define_group(
+            group, Input(source, String(), self._handle), Persist(String()), Join(joined, String())
+        )
+        self.handled = 0
+        self.seen = ""
+        self._joined = joined
+
+    def _handle(self, context: Context, value: str) -> None:
+        if value == "bad":
+            raise ValueError("no")
+        time.sleep(0.005)
+        self.handled += 1
+        self.seen = context.join(self._joined) or ""
+        context.set_value(value)
+
+
+@pytest.fixture
+def slow(scene: Scene, topic: Any, fresh_name: Callable[[str], str]) -> Iterator[Slow]:  # noqa: F811
+    """Minutes of records for Bob, all in one poll, behind a bad one of Ann's."""
+    source, joined = topic("in"), topic("joined", **TABLE)
+    slow = Slow(fresh_name("group"), source, joined)
+    good = [("Bob", str(number)) for number in range(20_000)]
+    scene.produce(source, [("Ann", "bad"), *good])
+    yield slow
+    assert slow.handled < len(good), "the worker was through with its input: it has to be longer"
+
+
+def test_a_busy_worker_does_commands_follows_tables_and_fills_its_files(
+    scene: Scene,  # noqa: F811
+    slow: Slow,
+    tmp_path: Path,
+) -> None:
+    """While one poll keeps it busy for minutes."""
+    with scene.running(slow.graph, state_dir=tmp_path):
+        with QuarantineClient(ClientConfig(scene.address), slow.graph.group) as quarantine:
+            (record,) = eventually("it is parked", quarantine.records, timeout_s=20)
+            assert quarantine.drop(record, 15.0)
+        scene.produce(slow.graph.joint_tables[0].topic, [("Bob", "new")])
+        eventually("the callback sees what is joined", lambda: slow.seen == "new", timeout_s=15)
+        files = lambda: list(tmp_path.rglob(f"{slow.graph.group}-table.*"))  # noqa: E731
+        eventually("a file is made for the table", files, timeout_s=15)
+
+
+def test_a_busy_worker_gives_another_one_its_part_at_once(scene: Scene, slow: Slow, tmp_path: Path) -> None:  # noqa: F811
+    """And is not put out of the group for that it does not poll."""
+    with scene.running(slow.graph, state_dir=tmp_path / "first") as first:
+        eventually("it is at work", lambda: slow.handled > 0, timeout_s=20)
+        with scene.running(slow.graph, state_dir=tmp_path / "second") as second:
+            eventually(
+                "both have partitions",
+                lambda: first.processor.stats().group and second.processor.stats().group,
+                timeout_s=15,
+            )
+            first.wait_at_work(timeout_s=15)
+            second.wait_at_work(timeout_s=15)
 
 
 def _refuse(context: Context, value: str) -> None:

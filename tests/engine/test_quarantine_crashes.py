@@ -36,7 +36,9 @@ def _parked(tester: Tester) -> int:
 @pytest.mark.parametrize(
     "trouble", [{"crash_rate": 0.02}, {"trouble_rate": 0.1}, {"crash_rate": 0.01, "trouble_rate": 0.05}], ids=str
 )
-@pytest.mark.parametrize("options", [{}, {"commit_bytes": 1}], ids=["drained", "small"])
+@pytest.mark.parametrize(
+    "options", [{}, {"commit_bytes": 1}, {"commit_age_s": 0.0}], ids=["drained", "small", "each by itself"]
+)
 def test_trouble_changes_nothing(seed: int, trouble: dict[str, float], options: dict[str, Any]) -> None:
     for number in range(6):
         rng = random.Random(seed + number)

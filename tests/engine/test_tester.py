@@ -203,7 +203,9 @@ def test_many_crashes_of_several_instances_change_nothing(seed: int, options: di
     assert crashes > 10
 
 
-@pytest.mark.parametrize("options", [{}, {"hot_standby": True}], ids=["plain", "standby"])
+@pytest.mark.parametrize(
+    "options", [{}, {"hot_standby": True}, {"commit_age_s": 0.0}], ids=["plain", "standby", "each by itself"]
+)
 def test_instances_that_come_and_go_while_they_work_change_nothing(seed: int, options: dict[str, Any]) -> None:
     """Invariant as above, over rebalances that find transactions open."""
     for number in range(10):
@@ -222,10 +224,10 @@ def test_instances_that_come_and_go_while_they_work_change_nothing(seed: int, op
             assert Counter(word for word, _ in counts.rest()) == expected
 
 
-KINDS: list[dict[str, Any]] = [{}, {"commit_bytes": 1}, {"hot_standby": True}]
+KINDS: list[dict[str, Any]] = [{}, {"commit_bytes": 1}, {"hot_standby": True}, {"commit_age_s": 0.0}]
 
 
-@pytest.mark.parametrize("options", KINDS, ids=["drained", "small", "standby"])
+@pytest.mark.parametrize("options", KINDS, ids=["drained", "small", "standby", "each by itself"])
 def test_commits_that_are_refused_or_not_answered_change_nothing(seed: int, options: dict[str, Any]) -> None:
     """Invariant as above: a worker takes back what was refused, and finds out what became of what was not answered.
 

@@ -93,12 +93,13 @@ def test_a_visit_that_is_broken_off_says_so_and_leaves_what_was_committed() -> N
         assert tester.table_value("g-table", "k") == 1
 
 
-def test_a_crash_at_any_step_of_a_visit_leaves_each_row_visited_once_or_not() -> None:
+@pytest.mark.parametrize("options", [{}, {"commit_age_s": 0.0}], ids=["together", "each by itself"])
+def test_a_crash_at_any_step_of_a_visit_leaves_each_row_visited_once_or_not(options: dict[str, Any]) -> None:
     """Invariant: a row is what it was or what the visit made of it, and every row has its emit or neither."""
 
     def run(crash_at: list[int]) -> tuple[Tester, list[Any]]:
         tester = Tester(partitions=2, crash_at=crash_at)
-        processor = tester.processor(accounts())
+        processor = tester.processor(accounts(), **options)
         for key in ("a", "b", "c"):
             tester.consume("in", key, 1)
         out = tester.new_queue_tracker("out")

@@ -16,9 +16,10 @@ Owned by one thread. kafka-python's own thread sends heartbeats.
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
@@ -39,6 +40,8 @@ from gokamsg.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LOOK_UP_S = 1.0  # a poll that waits for data sees to everything else so often
 _FENCES, _FENCES_WITHIN_S = 3, 30.0  # so many in that time are another process's doing
@@ -123,17 +126,25 @@ class GroupConsumer(BatchReader):
 
     def poll(self, timeout_s: float) -> Batches:
         """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError: see the module."""
+        return self._as_member(partial(super().poll, timeout_s)) or {}
+
+    def attend(self) -> None:
+        """A poll's part in the group, for an owner who is busy with what the last one brought: who never polls is put
+        out of the group, and holds up a rebalance until then."""
+        self._as_member(partial(self._coordinator.poll, timeout_ms=0))
+
+    def _as_member(self, call: Callable[[], T]) -> T | None:
         if self._fatal is not None:
             raise self._fatal
         try:
             with connecting(self._config):
-                return super().poll(timeout_s)
+                return call()
         except BrokerUnavailableError as error:
             if isinstance(error.__cause__, kafka_errors.FencedInstanceIdError):
                 self._note_fence()
                 if self._fatal is not None:
                     raise self._fatal from error
-                return {}
+                return None
             if isinstance(error.__cause__, kafka_errors.InconsistentGroupProtocolError):
                 raise BrokerUnavailableError(
                     f"group {self._group!r} has members that assign partitions in another way than 'copartition'; "

@@ -143,11 +143,15 @@ class Quarantine:
         return self._inbox is not None and bool(self._inbox.waiting)
 
     def obey(self, retry: Retry, go_on: Callable[[], bool]) -> None:
-        """Do what the commands say, in the open transaction; what `go_on` leaves no time for, at the next call."""
+        """Do what the commands say, in the open transaction; what `go_on` leaves no time for, at the next call.
+
+        One record is retried at least."""
         inbox = self._inbox
         assert inbox is not None
         self._obeyed += inbox.waiting
         commands, inbox.waiting = inbox.waiting, []
+        first = iter((True,))
+        has_time = lambda: next(first, False) or go_on()  # noqa: E731
         for data in commands:
             try:
                 command = Command.decode(data)
@@ -155,7 +159,7 @@ class Quarantine:
                 log.warning("passed over: %s", error)
                 continue
             if command.verb == RETRY:
-                if not self._retry(command.key or b"", retry, go_on):
+                if not self._retry(command.key or b"", retry, has_time):
                     inbox.waiting.append(data)
             else:
                 self._change(command)
@@ -173,13 +177,13 @@ class Quarantine:
         elif command.verb == EDIT:
             self._put(name, replace(record, value=command.value, is_edited=True).encode())
 
-    def _retry(self, key: bytes, retry: Retry, go_on: Callable[[], bool]) -> bool:
+    def _retry(self, key: bytes, retry: Retry, has_time: Callable[[], bool]) -> bool:
         """Whether it is over: none is left, or one failed."""
         # The key is free while its records are handled: they are at the front, nothing stands before them.
         waiting = self.parked.pop(key, [])
         over = True
         while waiting:
-            if not go_on():
+            if not has_time():
                 over = False
                 break
             row = self._table.get(waiting[0])

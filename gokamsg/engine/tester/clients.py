@@ -106,6 +106,10 @@ class MemoryGroupConsumer(_Reader):
         self._events: list[Event] = []
 
     def poll(self, timeout_s: float) -> Batches:
+        self.attend()
+        return {} if self._events else self._fetch()
+
+    def attend(self) -> None:
         self._life.step()
         fatal = self.fatal()
         if fatal is not None:
@@ -119,8 +123,6 @@ class MemoryGroupConsumer(_Reader):
             member = self._member
             membership = Membership(self._name, self._generation, member.member_id, member.instance_id)
             self._events.append(Assigned(member.partitions, membership))
-            return {}
-        return self._fetch()
 
     def behind(self) -> bool:
         """Whether there is something to read or to be told."""
