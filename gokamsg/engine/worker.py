@@ -38,6 +38,7 @@ from gokamsg.errors import BrokerUnavailableError, PositionLostError, Processing
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 1.0  # input, changes of tables, rebalances, visits and a stop end it at once
+JOINING_WAIT_S = 0.5  # the end of a join ends it at once; each poll that does not see it leaves something behind
 SETTLING_WAIT_S = 0.02
 STARTING_WAIT_S = 0.05  # until tables are followed; for as long as a leader is missing
 REST_STEP_S = 0.5
@@ -211,9 +212,11 @@ class Worker:
     def _wait_s(self) -> float:
         if self._transaction.is_open or self._assignment.reader.restoring or self._visits.waiting:
             return 0.0
-        if not self._assignment.settled:
-            return SETTLING_WAIT_S
-        return STARTING_WAIT_S if self._assignment.reader.starting else IDLE_WAIT_S
+        if self._assignment.reader.starting:
+            return STARTING_WAIT_S if self._assignment.settled else SETTLING_WAIT_S
+        if self._assignment.membership is None:
+            return JOINING_WAIT_S
+        return IDLE_WAIT_S if self._assignment.settled else SETTLING_WAIT_S
 
     def _follow_membership(self) -> None:
         events = self._inputs.events()

@@ -13,10 +13,12 @@ import pytest
 from kafka import KafkaProducer
 
 from gokamsg.engine import ClientConfig
+from gokamsg.engine.clients import GroupConsumer
 from gokamsg.engine.codec import String
 from gokamsg.engine.context import Context
 from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, Persist, define_group
 from gokamsg.engine.quarantine.client import QuarantineClient
+from gokamsg.engine.worker import Worker
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.engine.test_processor import scene, topic  # noqa: F401 - fixtures
 from tests.helpers import eventually
@@ -188,6 +190,34 @@ def test_a_busy_worker_gives_another_one_its_part_at_once(scene: Scene, slow: Sl
             )
             first.wait_at_work(timeout_s=15)
             second.wait_at_work(timeout_s=15)
+
+
+def test_a_worker_that_waits_for_its_group_rests_meanwhile(
+    scene: Scene,  # noqa: F811
+    topic: Any,  # noqa: F811
+    fresh_name: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A member that goes on living but never polls may hold up the others for minutes."""
+    turns, turn = 0, Worker.turn
+
+    def count(worker: Worker) -> None:
+        nonlocal turns
+        turns += 1
+        turn(worker)
+
+    monkeypatch.setattr(Worker, "turn", count)
+    graph = define_group(fresh_name("group"), Input(topic("in"), String(), _nothing))
+    config = ClientConfig(scene.address)
+    with closing(
+        GroupConsumer(config, group=graph.group, instance_id="holder", topics=[graph.input_streams[0].topic])
+    ) as holder:
+        eventually("it has joined", lambda: holder.poll(0.1) == {} and holder.events())
+        with scene.running(graph) as running:
+            eventually("it says what it waits for", lambda: running.processor.status().notice, timeout_s=20)
+            assert turns < 100
+            holder.leave()
+            running.wait_at_work(timeout_s=5.0)
 
 
 def _refuse(context: Context, value: str) -> None:
