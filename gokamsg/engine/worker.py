@@ -250,6 +250,7 @@ class Worker:
                 last_offset = self._handle_batch(polled)
                 if self._transaction.is_due:
                     self._commit_due(f"record {polled.topic}/{polled.partition}@{last_offset}")
+                    self._backlog.rotate(-1)  # no partition waits until another one is through
                     return
                 if self._transaction.is_large:
                     self._transaction.commit(self._assignment)

@@ -139,7 +139,8 @@ class Slow:
             group, Input(source, String(), self._handle), Persist(String()), Join(joined, String())
         )
         self.handled = 0
-        self.seen = ""
+        self.partitions: set[int] = set()
+        self.seen: set[str | None] = set()
         self._joined = joined
 
     def _handle(self, context: Context, value: str) -> None:
@@ -147,16 +148,17 @@ class Slow:
             raise ValueError("no")
         time.sleep(0.005)
         self.handled += 1
-        self.seen = context.join(self._joined) or ""
+        self.partitions.add(context.partition())
+        self.seen.add(context.join(self._joined))
         context.set_value(value)
 
 
 @pytest.fixture
 def slow(scene: Scene, topic: Any, fresh_name: Callable[[str], str]) -> Iterator[Slow]:  # noqa: F811
-    """Minutes of records for Bob, all in one poll, behind a bad one of Ann's."""
+    """Minutes of records in every partition, all in one poll; of Ann's, the first one is bad."""
     source, joined = topic("in"), topic("joined", **TABLE)
     slow = Slow(fresh_name("group"), source, joined)
-    good = [("Bob", str(number)) for number in range(20_000)]
+    good = [(f"user {number % 40}", str(number)) for number in range(20_000)]
     scene.produce(source, [("Ann", "bad"), *good])
     yield slow
     assert slow.handled < len(good), "the worker was through with its input: it has to be longer"
@@ -172,8 +174,9 @@ def test_a_busy_worker_does_commands_follows_tables_and_fills_its_files(
         with QuarantineClient(ClientConfig(scene.address), slow.graph.group) as quarantine:
             (record,) = eventually("it is parked", quarantine.records, timeout_s=20)
             assert quarantine.drop(record, 15.0)
-        scene.produce(slow.graph.joint_tables[0].topic, [("Bob", "new")])
-        eventually("the callback sees what is joined", lambda: slow.seen == "new", timeout_s=15)
+        scene.produce(slow.graph.joint_tables[0].topic, [(f"user {number}", "new") for number in range(40)])
+        eventually("the callback sees what is joined", lambda: "new" in slow.seen, timeout_s=15)
+        eventually("every partition has its turn", lambda: len(slow.partitions) == PARTITIONS, timeout_s=15)
         files = lambda: list(tmp_path.rglob(f"{slow.graph.group}-table.*"))  # noqa: E731
         eventually("a file is made for the table", files, timeout_s=15)
 
