@@ -7,19 +7,21 @@ rewind or a rebalance: the consumer hands it out again. Owned by the worker's th
 from collections import deque
 from collections.abc import Iterable
 
+from gokamsg.engine.clients import TopicPart
 from gokamsg.engine.records import RecordBatch
 
 
 class Polled:
     """See the module. `batches` are those not handled to their end; the first one may be handled in part."""
 
-    __slots__ = ("_position", "batches", "partition", "topic")
+    __slots__ = ("_position", "at_s", "batches", "is_held", "part")
 
-    def __init__(self, topic: str, partition: int, batches: Iterable[RecordBatch], position: int) -> None:
-        """`position` is the consumer's, after these batches."""
-        self.topic = topic
-        self.partition = partition
+    def __init__(self, part: TopicPart, batches: Iterable[RecordBatch], position: int, at_s: float) -> None:
+        """`position` is the consumer's, after these batches; `at_s`, when they came, on a monotonic clock."""
+        self.part = part
         self.batches = deque(batches)
+        self.at_s = at_s
+        self.is_held = False  # the partition is paused until they are handled
         self._position = position
 
     def advance(self, next_offset: int | None) -> int:

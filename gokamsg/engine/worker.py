@@ -44,6 +44,7 @@ STARTING_WAIT_S = 0.05  # until tables are followed; for as long as a leader is 
 REST_STEP_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
+SLOW_S = 2.0  # so long may what was polled last before other partitions are looked after
 BUSY_S = 5.0  # so long what can wait does wait for a worker that always has something to handle
 SILENCE_S = 2.0
 STANDSTILL_S = 5.0  # of a start; the transaction of a worker that was killed is usually ended sooner
@@ -203,11 +204,23 @@ class Worker:
 
     def _poll(self) -> Mapping[TopicPartition, list[RecordBatch]]:
         if self._backlog:
-            self._inputs.attend()
-            return {}
+            return self._poll_beside()
         if rest_s := self._transaction.rest_s:
             self._clock.sleep(min(rest_s, REST_STEP_S))
         return self._inputs.poll(self._wait_s())
+
+    def _poll_beside(self) -> Mapping[TopicPartition, list[RecordBatch]]:
+        """While there is something to handle, nothing more is polled; if that lasts, of the other partitions."""
+        since = self._now() - SLOW_S
+        if all(polled.at_s > since for polled in self._backlog):
+            self._inputs.attend()
+            return {}
+        fresh = [polled for polled in self._backlog if not polled.is_held]
+        if fresh:
+            self._inputs.pause([polled.part for polled in fresh])
+        for polled in fresh:
+            polled.is_held = True
+        return self._inputs.poll(0.0)
 
     def _wait_s(self) -> float:
         if self._transaction.is_open or self._assignment.reader.restoring or self._visits.waiting:
@@ -237,9 +250,10 @@ class Worker:
     # --- handling -----------------------------------------------------------------------------------------------
 
     def _keep(self, batches: Mapping[TopicPartition, list[RecordBatch]]) -> None:
-        for (topic, partition), polled in batches.items():
-            if partition in self._assignment.running:  # else fetched before a rebalance, and read again once it runs
-                self._backlog.append(Polled(topic, partition, deque(polled), self._inputs.position(topic, partition)))
+        now = self._now()
+        for part, polled in batches.items():
+            if part[1] in self._assignment.running:  # else fetched before a rebalance, and read again once it runs
+                self._backlog.append(Polled(part, polled, self._inputs.position(*part), now))
 
     def _handle(self) -> None:
         """Handle what was polled, as long as the transaction has time."""
@@ -249,16 +263,18 @@ class Worker:
             while polled.batches:
                 last_offset = self._handle_batch(polled)
                 if self._transaction.is_due:
-                    self._commit_due(f"record {polled.topic}/{polled.partition}@{last_offset}")
+                    self._commit_due("record {}/{}@{}".format(*polled.part, last_offset))
                     self._backlog.rotate(-1)  # no partition waits until another one is through
                     return
                 if self._transaction.is_large:
                     self._transaction.commit(self._assignment)
             self._backlog.popleft()
+            if polled.is_held:
+                self._inputs.resume([polled.part])
 
     def _handle_batch(self, polled: Polled) -> int:
         """Returns the offset that it came to."""
-        topic, partition, batch = polled.topic, polled.partition, polled.batches[0]
+        (topic, partition), batch = polled.part, polled.batches[0]
         processor = self._assignment.running[partition]
         self._begin()
         records = batch.split()
@@ -323,10 +339,11 @@ class Worker:
         """Every input goes back to its last commit, also where nothing was handled since: of a poll that was broken off
         half-way, the rest has been handed out, and kafka-python does not rewind by itself."""
         assigned = self._inputs.assignment()
-        self._backlog.clear()
         for (topic, partition), position in self._assignment.positions.items():
             if (topic, partition) in assigned:
                 self._inputs.seek(topic, partition, position)
+        self._inputs.resume({polled.part for polled in self._backlog if polled.is_held} & assigned)
+        self._backlog.clear()
 
     def _recover(self) -> None:
         """Nothing that was read or written in this process since the last commit counts; settle what happened."""

@@ -66,7 +66,7 @@ def test_trouble_changes_nothing(seed: int, trouble: dict[str, float], options: 
             broken.clear()
             for key in KEYS:
                 tester.write(quarantine_commands_of("group"), key.encode(), Command(RETRY, key=key.encode()).encode())
-            for _ in range(400):
+            for _ in range(4000):  # one after the other, between crashes
                 tester.run(10)
                 if not _parked(tester):
                     break
