@@ -24,6 +24,11 @@ class Polled:
         self.is_held = False  # the partition is paused until they are handled
         self._position = position
 
+    @property
+    def size(self) -> int:
+        """Bytes of the batches that are left."""
+        return sum(len(batch.raw) for batch in self.batches)
+
     def advance(self, next_offset: int | None) -> int:
         """The first batch is handled up to `next_offset`, or whole (None); returns the next offset to read."""
         batch = self.batches[0]

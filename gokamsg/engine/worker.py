@@ -45,6 +45,7 @@ REST_STEP_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
 SLOW_S = 2.0  # so long may what was polled last before other partitions are looked after
+BACKLOG_BYTES = 8 << 20  # about what one poll brings at most
 BUSY_S = 5.0  # so long what can wait does wait for a worker that always has something to handle
 SILENCE_S = 2.0
 STANDSTILL_S = 5.0  # of a start; the transaction of a worker that was killed is usually ended sooner
@@ -211,8 +212,8 @@ class Worker:
 
     def _poll_beside(self) -> Mapping[TopicPartition, list[RecordBatch]]:
         """While there is something to handle, nothing more is polled; if that lasts, of the other partitions."""
-        since = self._now() - SLOW_S
-        if all(polled.at_s > since for polled in self._backlog):
+        is_new = self._now() - min(polled.at_s for polled in self._backlog) < SLOW_S
+        if is_new or sum(polled.size for polled in self._backlog) >= BACKLOG_BYTES:
             self._inputs.attend()
             return {}
         fresh = [polled for polled in self._backlog if not polled.is_held]
