@@ -14,21 +14,20 @@ is said once, and the worker goes on by itself when they are back.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Mapping
 
 from gokamsg.engine.assignment import Assignment
-from gokamsg.engine.clients import Assigned, Patience
+from gokamsg.engine.backlog import Backlog, Polled
+from gokamsg.engine.clients import Assigned, Batches, Patience
 from gokamsg.engine.clock import Clock
 from gokamsg.engine.cluster import GroupClient
 from gokamsg.engine.flood import Flood
 from gokamsg.engine.guarantee import AtLeastOnce, Delivery, UncommittedError, UnsettledError
+from gokamsg.engine.obstacles import Obstacles
 from gokamsg.engine.options import OnError
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import BadRecord, Source
 from gokamsg.engine.partitioning import KeyPlacement
-from gokamsg.engine.polled import Polled
-from gokamsg.engine.records import RecordBatch
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables
 from gokamsg.engine.transaction import Transaction
@@ -44,16 +43,9 @@ STARTING_WAIT_S = 0.05  # until tables are followed; for as long as a leader is 
 REST_STEP_S = 0.5
 FLUSH_ROWS = 20_000
 FLUSH_AGE_S = 2.0
-SLOW_S = 2.0  # so long may what was polled last before other partitions are looked after
-BACKLOG_BYTES = 8 << 20  # about what one poll brings at most
 BUSY_S = 5.0  # so long what can wait does wait for a worker that always has something to handle
-SILENCE_S = 2.0
 STANDSTILL_S = 5.0  # of a start; the transaction of a worker that was killed is usually ended sooner
-PATIENT_TRIES = 3
 LOOK = "'gokamsg quarantine list' shows them all"
-LONGEST_REST_S = 1.0
-
-TopicPartition = tuple[str, int]
 
 
 class Worker:
@@ -76,11 +68,6 @@ class Worker:
         visits: Visits,
         patience: Patience,
     ) -> None:
-        self._silence: str | None = None  # the brokers do not answer
-        self._refusal: str | None = None  # they refuse, again and again
-        self._standstill: str | None = None  # a start waits for something
-        self._refused = 0
-        self._refused_at = -1  # how many commits there were
         self._inputs = inputs
         self._assignment = assignment
         self._transaction = transaction
@@ -96,10 +83,11 @@ class Worker:
         self._visits = visits
         self._patience = patience
         self._unsettled = False
-        self._backlog: deque[Polled] = deque()
+        self._backlog = Backlog(inputs, self._now)
+        self._obstacles = Obstacles(self._now)
         what, rest = ("skipped", "more") if on_error == "skip" else ("in quarantine", "more; " + LOOK)
         self._bad_ones = Flood(lambda line: log.warning("%s: %s", what, line), self._now, rest)
-        self._connected_at = self._flushed_at = self._spared_at = self._now()
+        self._flushed_at = self._spared_at = self._now()
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -120,7 +108,7 @@ class Worker:
             self._roll_back()
             self._assignment.reload()
         except BrokerUnavailableError as error:
-            self._tell(str(error))
+            self._obstacles.unanswered(str(error))
             if self._transaction.is_open:
                 self._recover()
             else:
@@ -136,10 +124,7 @@ class Worker:
             if self._backlog:
                 self._rewind()
         batches = self._poll()
-        self._watch_connection()
-        self._watch_refusals()
-        self._watch_start()
-        self._bad_ones.look()
+        self._watch()
         self._follow_membership()
         if self._unsettled:
             return  # nothing is begun before the last outcome is known
@@ -148,7 +133,9 @@ class Worker:
         reader = self._assignment.reader
         if not reader.idle:
             reader.poll(0.05 if reader.restoring else 0.0)
-        self._keep(batches)
+        for part, polled in batches.items():
+            if part[1] in self._assignment.running:  # else fetched before a rebalance, and read again once it runs
+                self._backlog.add(part, polled)
         if self._backlog:
             self._handle()
         self._obey()
@@ -203,25 +190,12 @@ class Worker:
         """Whether there is something to handle without waiting for it."""
         return bool(self._backlog) or self._inputs.arrived()
 
-    def _poll(self) -> Mapping[TopicPartition, list[RecordBatch]]:
+    def _poll(self) -> Batches:
         if self._backlog:
-            return self._poll_beside()
+            return self._backlog.poll_beside()
         if rest_s := self._transaction.rest_s:
             self._clock.sleep(min(rest_s, REST_STEP_S))
         return self._inputs.poll(self._wait_s())
-
-    def _poll_beside(self) -> Mapping[TopicPartition, list[RecordBatch]]:
-        """While there is something to handle, nothing more is polled; if that lasts, of the other partitions."""
-        is_new = self._now() - min(polled.at_s for polled in self._backlog) < SLOW_S
-        if is_new or sum(polled.size for polled in self._backlog) >= BACKLOG_BYTES:
-            self._inputs.attend()
-            return {}
-        fresh = [polled for polled in self._backlog if not polled.is_held]
-        if fresh:
-            self._inputs.pause([polled.part for polled in fresh])
-        for polled in fresh:
-            polled.is_held = True
-        return self._inputs.poll(0.0)
 
     def _wait_s(self) -> float:
         if self._transaction.is_open or self._assignment.reader.restoring or self._visits.waiting:
@@ -237,7 +211,7 @@ class Worker:
         if not events:
             return
         self._backlog.clear()
-        self._refused = 0  # a group that moves is a reason of its own, and waits for nobody
+        self._obstacles.rebalanced()
         self._visits.abort("the group is rebalanced")
         settled = not self._transaction.is_open or self._transaction.abort(self._assignment)
         for event in events:
@@ -250,28 +224,20 @@ class Worker:
 
     # --- handling -----------------------------------------------------------------------------------------------
 
-    def _keep(self, batches: Mapping[TopicPartition, list[RecordBatch]]) -> None:
-        now = self._now()
-        for part, polled in batches.items():
-            if part[1] in self._assignment.running:  # else fetched before a rebalance, and read again once it runs
-                self._backlog.append(Polled(part, polled, self._inputs.position(*part), now))
-
     def _handle(self) -> None:
         """Handle what was polled, as long as the transaction has time."""
         self._outputs.read_clock()
         while self._backlog:
-            polled = self._backlog[0]
+            polled = self._backlog.head
             while polled.batches:
                 last_offset = self._handle_batch(polled)
                 if self._transaction.is_due:
                     self._commit_due("record {}/{}@{}".format(*polled.part, last_offset))
-                    self._backlog.rotate(-1)  # no partition waits until another one is through
+                    self._backlog.rotate()
                     return
                 if self._transaction.is_large:
                     self._transaction.commit(self._assignment)
-            self._backlog.popleft()
-            if polled.is_held:
-                self._inputs.resume([polled.part])
+            self._backlog.remove_head()
 
     def _handle_batch(self, polled: Polled) -> int:
         """Returns the offset that it came to."""
@@ -343,8 +309,7 @@ class Worker:
         for (topic, partition), position in self._assignment.positions.items():
             if (topic, partition) in assigned:
                 self._inputs.seek(topic, partition, position)
-        self._inputs.resume({polled.part for polled in self._backlog if polled.is_held} & assigned)
-        self._backlog.clear()
+        self._backlog.give_back()
 
     def _recover(self) -> None:
         """Nothing that was read or written in this process since the last commit counts; settle what happened."""
@@ -365,7 +330,7 @@ class Worker:
         try:
             self._delivery.recover()
         except BrokerUnavailableError as error:
-            self._tell(str(error))
+            self._obstacles.unanswered(str(error))
             return
         self._unsettled = False
         self._assignment.reload()
@@ -373,58 +338,24 @@ class Worker:
     @property
     def notice(self) -> str | None:
         """Why there is no progress, in a sentence; None while there is."""
-        return self._silence or self._refusal or self._standstill
+        return self._obstacles.notice
 
-    def _watch_connection(self) -> None:
-        """Say once that the brokers are gone, and once that they are back; the clients go on trying by themselves."""
+    def _watch(self) -> None:
         fatal = self._inputs.fatal()
         if fatal is not None:
             raise fatal
-        now = self._now()
-        if self._inputs.connected():
-            self._connected_at = now
-            if self._silence is not None:
-                log.warning("the brokers answer again; going on")
-                self._silence = None
-        elif now - self._connected_at >= SILENCE_S:
-            self._tell("no broker is connected")
-
-    def _tell(self, notice: str) -> None:
-        if self._silence is None:
-            log.warning("%s; trying again until one answers", notice)
-        self._silence = notice
+        obstacles, assignment = self._obstacles, self._assignment
+        obstacles.watch_connection(self._inputs.connected())
+        obstacles.watch_commits(self._counters.commits)
+        standstill = None if obstacles.is_silent else assignment.standstill(STANDSTILL_S)
+        obstacles.watch_start(standstill, settled=assignment.settled)
+        self._bad_ones.look()
 
     def _take_breath(self, error: Exception) -> None:
-        """A transaction that fails again and again, with no other committed in between, is said and tried slower.
-
-        Most failures pass with the next try; what lasts (a clock that a topic does not take timestamps of, a right that
-        was taken away) would else be a loop at full speed that nobody hears of.
-        """
-        if self._refused_at != self._counters.commits:
-            self._refused, self._refused_at = 0, self._counters.commits
-        self._refused += 1
-        if self._refused < PATIENT_TRIES:
-            return
-        if self._refusal is None:
-            log.warning("%s; trying again", error)
-        self._refusal = str(error)
-        if not self._patience.hurried:
-            self._clock.sleep(min(LONGEST_REST_S, 0.05 * 2 ** min(self._refused - PATIENT_TRIES, 10)))
-
-    def _watch_refusals(self) -> None:
-        if self._refusal is not None and self._refused_at != self._counters.commits:
-            log.warning("transactions are committed again; going on")
-            self._refusal = None
-
-    def _watch_start(self) -> None:
-        standstill = None if self._silence else self._assignment.standstill(STANDSTILL_S)
-        if standstill:
-            if not self._standstill:
-                log.warning("%s", standstill)
-            self._standstill = standstill
-        elif self._standstill and self._assignment.settled:
-            log.warning("every partition is at work; going on")
-            self._standstill = None
+        """A transaction that fails again and again, with no other committed in between, is tried slower."""
+        rest_s = self._obstacles.refused(error, self._counters.commits)
+        if rest_s and not self._patience.hurried:
+            self._clock.sleep(rest_s)
 
     def _has_time(self) -> bool:
         """Whether nothing waits to be handled, or something always did for long enough."""

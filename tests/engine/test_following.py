@@ -155,7 +155,7 @@ class Slow:
         if value.startswith("late"):
             self.late.append(value)
             return
-        time.sleep(0.005)
+        time.sleep(0.005)  # the slow callback itself; nothing is waited for
         self.handled += 1
         self.partitions.add(context.partition())
         self.seen.add(context.join(self._joined))
