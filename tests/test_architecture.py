@@ -60,8 +60,8 @@ ALLOWED["cli"] = ALLOWED["commands"] | {"commands"}
 # Dependency -> the modules that may import it (a name ending in "." is a package and all its modules).
 HOMES: dict[str, tuple[str, ...]] = {
     "kafka": ("gokamsg.engine.clients", "gokamsg.engine.clients.", "gokamsg.broker."),
-    "sqlitedict": ("gokamsg.engine.storage",),
-    "sqlite3": ("gokamsg.engine.storage", "gokamsg.broker."),
+    "sqlitedict": ("gokamsg.engine.sqlite.thread",),
+    "sqlite3": ("gokamsg.engine.sqlite.", "gokamsg.broker."),
     "flask": ("gokamsg.messaging.service",),
     "httptools": ("gokamsg.messaging.requests",),
     "typer": ("gokamsg.cli", "gokamsg.commands."),

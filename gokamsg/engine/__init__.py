@@ -29,14 +29,16 @@ from gokamsg.engine.graph import (
     define_group,
 )
 from gokamsg.engine.hashing import Hasher, Partitioner, fnv1a32
+from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.engine.names import Group, Stream, Table, loop_of, quarantine_of, table_of
 from gokamsg.engine.options import GUARANTEES, NIL_HANDLING, ON_ERROR, STARTS, ProcessorOptions
 from gokamsg.engine.processor import Processor
 from gokamsg.engine.quarantine.client import QuarantineClient
 from gokamsg.engine.quarantine.record import ParkedRecord
+from gokamsg.engine.sqlite import SQLiteStorage
 from gokamsg.engine.state import ProcessorState, ViewState
 from gokamsg.engine.stats import ProcessorStats, ProcessorStatus
-from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
+from gokamsg.engine.storage import Storage
 from gokamsg.engine.table_reader import RestoreProgress
 from gokamsg.engine.tail import Tail, TailRecord
 from gokamsg.engine.topics import TopicManager

@@ -1,4 +1,4 @@
-"""Storage of one table partition in memory. storage.py holds the contract, and offers this class to others."""
+"""Storage of one table partition in memory. storage.py holds the contract."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-from gokamsg.engine.storage import MemoryStorage, PendingWrite, Storage
+from gokamsg.engine.memory_storage import MemoryStorage
+from gokamsg.engine.storage import PendingWrite, Storage
 from gokamsg.errors import StateError
 
 CACHE_BYTES: Final = 32 << 20

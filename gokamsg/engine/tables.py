@@ -14,7 +14,8 @@ from typing import Final
 from gokamsg.engine.late_storage import LateStorage
 from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.engine.partition_table import DIRTY_BYTES, PartitionTable
-from gokamsg.engine.storage import SQLiteStorage, Storage, boot_id
+from gokamsg.engine.sqlite import SQLiteStorage, boot_id
+from gokamsg.engine.storage import Storage
 
 # Committed rows that are not stored yet, of all tables together; of one it is worth while to store a thousand at once.
 ALL_DIRTY_BYTES: Final = 64 << 20

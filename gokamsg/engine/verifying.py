@@ -26,7 +26,7 @@ from gokamsg.engine.clients import ClientConfig
 from gokamsg.engine.cluster import Cluster, TableClient
 from gokamsg.engine.identity import acquire, lock_existing
 from gokamsg.engine.kafka_cluster import connect
-from gokamsg.engine.storage import SQLiteStorage, boot_id, distrust, remove_file
+from gokamsg.engine.sqlite import SQLiteStorage, boot_id, distrust, remove_file
 from gokamsg.errors import StateError
 
 T = TypeVar("T")

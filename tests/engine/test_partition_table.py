@@ -11,8 +11,10 @@ from random import Random
 
 import pytest
 
+from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.engine.partition_table import PartitionTable
-from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage
+from gokamsg.engine.sqlite import SQLiteStorage
+from gokamsg.engine.storage import Storage
 from gokamsg.errors import StateError
 from tests.helpers import eventually
 

@@ -20,8 +20,10 @@ from random import Random
 import pytest
 
 from gokamsg.engine.late_storage import LateStorage
+from gokamsg.engine.memory_storage import MemoryStorage
 from gokamsg.engine.partition_table import PartitionTable
-from gokamsg.engine.storage import MemoryStorage, SQLiteStorage, Storage, boot_id, prefix_limit
+from gokamsg.engine.sqlite import SQLiteStorage, boot_id
+from gokamsg.engine.storage import Storage, prefix_limit
 from gokamsg.errors import StateError
 from tests.contracts import OpenStorage, StorageContract
 
@@ -257,7 +259,7 @@ def test_a_second_opener_is_refused_and_the_first_goes_on(tmp_path: Path) -> Non
     storage = open_file(path)
     storage.write({b"a": b"1"}, 1)
     script = (
-        "import sys; from gokamsg.engine.storage import SQLiteStorage; "
+        "import sys; from gokamsg.engine.sqlite import SQLiteStorage; "
         "SQLiteStorage(sys.argv[1], topic_id='topic', boot_id='boot')"
     )
     other = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
@@ -327,7 +329,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_left(tmp_path: Path) ->
 
 LIMITED = """
 import resource, signal, sys
-from gokamsg.engine.storage import SQLiteStorage
+from gokamsg.engine.sqlite import SQLiteStorage
 from gokamsg.errors import StateError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 storage = SQLiteStorage(sys.argv[1], topic_id="topic", boot_id="boot")
@@ -353,7 +355,7 @@ def test_writes_that_the_system_refuses_are_told(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from gokamsg.engine.storage import SQLiteStorage
+from gokamsg.engine.sqlite import SQLiteStorage
 storage = SQLiteStorage(sys.argv[1], topic_id="topic", boot_id="boot")
 position = storage.position() or 0
 print("open", flush=True)
