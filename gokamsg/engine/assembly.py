@@ -14,12 +14,12 @@ from typing import Any
 from msgspec import Struct
 
 from gokamsg.engine.assignment import Assignment, Clients
-from gokamsg.engine.clients import Patience
+from gokamsg.engine.clients import Making, Patience
 from gokamsg.engine.clock import Clock
-from gokamsg.engine.cluster import Cluster, GroupClient, Home, Marks, TransactionalClient
+from gokamsg.engine.cluster import Cluster, GroupClient, Home, Marks, TableClient
 from gokamsg.engine.context import Context, Deferral
 from gokamsg.engine.graph import GroupGraph
-from gokamsg.engine.guarantee import AtLeastOnce, Delivery, ExactlyOnce
+from gokamsg.engine.guarantee import AtLeastOnce, Delivery, ExactlyOnce, P
 from gokamsg.engine.hashing import Partitioner
 from gokamsg.engine.lookup import LookupTable
 from gokamsg.engine.names import quarantine_of
@@ -35,8 +35,6 @@ from gokamsg.engine.topics import Topic, TopicManager
 from gokamsg.engine.transaction import Transaction
 from gokamsg.engine.visits import Visits
 from gokamsg.engine.worker import Worker
-
-PRODUCER_INIT_TIMEOUT_S = 15.0
 
 
 class Assembled(Struct, frozen=True):
@@ -60,11 +58,12 @@ def assemble(
     stack: ExitStack,
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
-    topics = _topics(cluster, graph, options)
-    home = cluster.home(options.state_dir, graph.group)
+    cluster_id, topics = _topics(cluster, graph, options)
+    home = cluster.home(options.state_dir, cluster_id, graph.group)
     stack.callback(home.release)
-    clients = _clients(cluster, graph, home, patience, stack)
-    delivery = _delivery(cluster, options, home, clients.inputs, _written(graph, topics), patience)
+    deliver_from = _begun_delivery(cluster, options, home, _written(graph, topics), patience, stack)
+    clients = _clients(cluster, graph, home, topics, patience, stack)
+    delivery = deliver_from(clients.inputs)
     stack.callback(delivery.close)
     delivery.recover()
     storage = options.storage_builder or home.storage
@@ -187,18 +186,35 @@ def sources(graph: GroupGraph) -> dict[str, Source]:
     return {edge.topic: Source(edge.topic, edge.codec, edge.callback) for edge in graph.consumed_streams}
 
 
-def _topics(cluster: Cluster, graph: GroupGraph, options: ProcessorOptions) -> Mapping[str, Topic]:
-    """Create the group's own topics with the inputs' partition count, and check the others."""
+def _topics(cluster: Cluster, graph: GroupGraph, options: ProcessorOptions) -> tuple[str, Mapping[str, Topic]]:
+    """The cluster's id, and the topics: makes the group's own, with its inputs' partition count, and checks all."""
     with TopicManager(cluster) as manager:
-        return manager.prepare(graph, quarantine=options.on_error == "quarantine")
+        return manager.cluster().cluster_id, manager.prepare(graph, quarantine=options.on_error == "quarantine")
 
 
-def _clients(cluster: Cluster, graph: GroupGraph, home: Home, patience: Patience, stack: ExitStack) -> Clients:
-    topics = sorted(sources(graph))
-    inputs = cluster.group_consumer(group=graph.group, instance_id=home.instance_id, topics=topics, patience=patience)
+def _clients(
+    cluster: Cluster,
+    graph: GroupGraph,
+    home: Home,
+    topics: Collection[str],
+    patience: Patience,
+    stack: ExitStack,
+) -> Clients:
+    """The two consumers, which connect at the same time."""
+    edges = (*graph.tables, *graph.joint_tables, *graph.lookup_tables)
+    parked = quarantine_of(graph.group)
+    followed = [*(edge.topic for edge in edges), *([parked] if parked in topics else [])]
+
+    def table_consumer() -> TableClient:
+        # A change of a table ends the wait for input: the next message finds it.
+        return cluster.table_consumer(topics=followed, patience=patience, fetched=lambda: inputs.wake())
+
+    coming = Making(patience, table_consumer, lambda late: late.close())
+    stack.callback(coming.leave)
+    streams = sorted(sources(graph))
+    inputs = cluster.group_consumer(group=graph.group, instance_id=home.instance_id, topics=streams, patience=patience)
     stack.callback(inputs.close)
-    # A change of a table ends the wait for input: the next message finds it.
-    tables = cluster.table_consumer(patience=patience, fetched=inputs.wake)
+    tables = coming.result()
     stack.callback(tables.close)
     return Clients(inputs, tables)
 
@@ -210,41 +226,40 @@ def _written(graph: GroupGraph, topics: Mapping[str, Topic]) -> list[str]:
     return [*(edge.topic for edge in edges), *([parked] if parked in topics else [])]
 
 
-def _delivery(
+def _begun_delivery(
     cluster: Cluster,
     options: ProcessorOptions,
     home: Home,
-    inputs: GroupClient,
     topics: Collection[str],
     patience: Patience,
-) -> Delivery:
+    stack: ExitStack,
+) -> Callable[[GroupClient], Delivery]:
+    """What makes the delivery, once there are inputs. Its producer connects meanwhile."""
     if options.guarantee == "at-least-once":
-        return AtLeastOnce(
-            lambda: patience.made(
-                lambda: cluster.idempotent_producer(topics=topics, patience=patience),
-                discard=lambda late: late.close(0.0),
-            ),
-            inputs,
-        )
+        idempotent = _ahead(lambda: cluster.idempotent_producer(topics=topics, patience=patience), patience, stack)
+        return lambda inputs: AtLeastOnce(*idempotent, inputs)
+    transactional = _ahead(
+        lambda: cluster.transactional_producer(
+            transactional_id=home.transactional_id,
+            transaction_timeout_ms=options.transaction_timeout_ms,
+            topics=topics,
+            patience=patience,
+        ),
+        patience,
+        stack,
+    )
+    return lambda _: ExactlyOnce(*transactional)
 
-    def connect() -> TransactionalClient:
-        producer = patience.made(
-            lambda: cluster.transactional_producer(
-                transactional_id=home.transactional_id,
-                transaction_timeout_ms=options.transaction_timeout_ms,
-                topics=topics,
-                patience=patience,
-            ),
-            discard=lambda late: late.close(0.0),
-        )
-        try:
-            producer.init(PRODUCER_INIT_TIMEOUT_S)
-        except BaseException:
-            producer.close(0.0)
-            raise
-        return producer
 
-    return ExactlyOnce(connect)
+def _ahead(make: Callable[[], P], patience: Patience, stack: ExitStack) -> tuple[Callable[[], Making[P]], Making[P]]:
+    """What begins to make a producer, and the first one, which is begun."""
+
+    def start() -> Making[P]:
+        return Making(patience, make, lambda late: late.close(0.0))
+
+    first = start()
+    stack.callback(first.leave)
+    return start, first
 
 
 def _outputs(

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
-from gokamsg.engine.clients import Membership
+from gokamsg.engine.clients import Making, Membership
 from gokamsg.engine.cluster import GroupClient, IdempotentClient, TransactionalClient
 from gokamsg.engine.output import OpenBatch
 from gokamsg.errors import BrokerUnavailableError, FencedError, OutcomeUnknownError, TransactionAbortedError
 
 TopicPartition = tuple[str, int]
 
+INIT_TIMEOUT_S = 15.0
 COMMIT_TIMEOUT_S = 15.0
 """A commit that has no answer by then is settled with a new producer."""
 
@@ -74,10 +75,11 @@ P = TypeVar("P", bound=_Producer)
 
 
 class _Connected(Generic[P]):
-    """A producer that is made anew when an outcome has to be settled."""
+    """A producer that is made anew when an outcome has to be settled; `first` is the one that is being made already."""
 
-    def __init__(self, connect: Callable[[], P]) -> None:
-        self._connect = connect
+    def __init__(self, start: Callable[[], Making[P]], first: Making[P]) -> None:
+        self._start = start
+        self._coming: Making[P] | None = first
         self._producer: P | None = None
 
     def recover(self) -> None:
@@ -85,7 +87,14 @@ class _Connected(Generic[P]):
         if self._producer is not None:
             old, self._producer = self._producer, None
             old.close(0.0)
-        self._producer = self._connect()
+        coming, self._coming = self._coming or self._start(), None
+        producer = coming.result()
+        try:
+            self._prepare(producer)
+        except BaseException:
+            producer.close(0.0)
+            raise
+        self._producer = producer
 
     def partition_count(self, topic: str) -> int:
         """See Delivery."""
@@ -96,6 +105,9 @@ class _Connected(Generic[P]):
         if self._producer is not None:
             self._producer.close(1.0)
             self._producer = None
+
+    def _prepare(self, producer: P) -> None:
+        """Make the producer ready for its first transaction."""
 
     def _live(self) -> P:
         if self._producer is None:
@@ -110,6 +122,9 @@ class ExactlyOnce(_Connected[TransactionalClient]):
     """
 
     name = "exactly-once"
+
+    def _prepare(self, producer: TransactionalClient) -> None:
+        producer.init(INIT_TIMEOUT_S)
 
     def begin(self) -> None:
         """See Delivery."""
@@ -144,8 +159,10 @@ class AtLeastOnce(_Connected[IdempotentClient]):
 
     name = "at-least-once"
 
-    def __init__(self, connect: Callable[[], IdempotentClient], consumer: GroupClient) -> None:
-        super().__init__(connect)
+    def __init__(
+        self, start: Callable[[], Making[IdempotentClient]], first: Making[IdempotentClient], consumer: GroupClient
+    ) -> None:
+        super().__init__(start, first)
         self._consumer = consumer
 
     def begin(self) -> None:

@@ -42,9 +42,13 @@ class KafkaCluster:
         return GroupConsumer(self._config, group=group, instance_id=instance_id, topics=topics, patience=patience)
 
     def table_consumer(
-        self, *, patience: Patience | None = None, fetched: Callable[[], None] | None = None
+        self,
+        *,
+        topics: Iterable[str] = (),
+        patience: Patience | None = None,
+        fetched: Callable[[], None] | None = None,
     ) -> TableConsumer:
-        return TableConsumer(self._config, patience=patience, fetched=fetched)
+        return TableConsumer(self._config, topics=topics, patience=patience, fetched=fetched)
 
     def transactional_producer(
         self, *, transactional_id: str, transaction_timeout_ms: int, topics: Iterable[str], patience: Patience
@@ -63,8 +67,8 @@ class KafkaCluster:
     def sender(self) -> BatchSender:
         return BatchSender(self._config, enable_idempotence=True)
 
-    def home(self, state_dir: Path, group: str) -> "DiskHome":
-        return DiskHome(acquire(state_dir, self.check().cluster_id, group))
+    def home(self, state_dir: Path, cluster_id: str, group: str) -> "DiskHome":
+        return DiskHome(acquire(state_dir, cluster_id, group))
 
 
 class DiskHome:

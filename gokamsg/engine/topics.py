@@ -13,7 +13,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
-from gokamsg.engine.clients import ClientConfig, NewTopic, Topic
+from gokamsg.engine.clients import ClientConfig, ClusterInfo, NewTopic, Topic
 from gokamsg.engine.cluster import Cluster
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.kafka_cluster import connect
@@ -64,6 +64,10 @@ class TopicManager:
     def close(self) -> None:
         """Ends its connection."""
         self._admin.close()
+
+    def cluster(self) -> ClusterInfo:
+        """Who the cluster is."""
+        return self._admin.cluster()
 
     def describe(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those that exist, by name."""
@@ -224,7 +228,7 @@ class TopicManager:
         if wanted is not None:
             return wanted
         if self._brokers is None:
-            self._brokers = self._admin.broker_count()
+            self._brokers = self.cluster().broker_count
         return max(1, min(REPLICATION, self._brokers))
 
 

@@ -246,11 +246,12 @@ class View(Generic[T]):
         self._signal.set(ViewState.INITIALIZING)
         with closing(self._cluster.admin()) as admin:
             topic = admin.existing_topics([self._topic]).get(self._topic)
+            cluster = admin.cluster()
         if topic is None:
             raise TopicError(f"table {self._topic!r} does not exist; create it with: gokamsg topics create")
         build = self._storage_builder or memory_builder
         if self._storage_dir is not None and self._storage_builder is None:
-            home = self._cluster.home(self._storage_dir, VIEWS)
+            home = self._cluster.home(self._storage_dir, cluster.cluster_id, VIEWS)
             stack.callback(home.release)
             build = home.storage
         numbers = sorted(range(topic.partitions) if self._wanted is None else self._wanted)

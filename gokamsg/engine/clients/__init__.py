@@ -8,7 +8,7 @@ producer.py, consumer.py); each is checked when a client is built.
 from gokamsg.engine.clients.admin import Admin, Group, Member, NewTopic, Topic
 from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, check_broker
 from gokamsg.engine.clients.consumer import Assigned, Event, GroupConsumer, Lost, Membership, Revoked
-from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Patience
+from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Making, Patience
 from gokamsg.engine.clients.producer import IdempotentProducer, TransactionalProducer
 from gokamsg.engine.clients.reader import Batches, TopicPart
 from gokamsg.engine.clients.sending import BATCH_BYTES, BatchSender, SentBatch
@@ -28,6 +28,7 @@ __all__ = [
     "GroupConsumer",
     "IdempotentProducer",
     "Lost",
+    "Making",
     "Member",
     "Membership",
     "NewTopic",

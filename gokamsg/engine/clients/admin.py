@@ -81,10 +81,6 @@ class Admin:
             cluster = self._admin.describe_cluster()
         return ClusterInfo(str(cluster["cluster_id"]), len(cluster["brokers"]))
 
-    def broker_count(self) -> int:
-        """How many brokers are there."""
-        return self.cluster().broker_count
-
     def create_topics(self, topics: Iterable[NewTopic]) -> set[str]:
         """Makes them and waits until they are usable; the names of those made. One that exists is left as it is."""
         wanted = {

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from gokamsg.errors import BrokerUnavailableError
 
@@ -92,25 +92,40 @@ class Patience:
             if left_s <= 0:
                 return False
 
-    def made(self, make: Callable[[], T], discard: Callable[[T], None]) -> T:
-        """What `make` returns or raises. A constructor cannot be told to hurry, so it has a thread of its own: a stop
-        leaves it behind with BrokerUnavailableError, and what it makes after all is discarded."""
-        made: Future[T] = Future()
 
-        def run() -> None:
-            try:
-                made.set_result(make())
-            except BaseException as error:  # the waiting thread raises it
-                made.set_exception(error)
+class Making(Generic[T]):
+    """What `make` returns or raises, made in a thread of its own: a constructor cannot be told to hurry."""
 
-        thread = threading.Thread(target=run, name="connect", daemon=True)
-        thread.start()
+    def __init__(self, patience: Patience, make: Callable[[], T], discard: Callable[[T], None]) -> None:
+        self._patience = patience
+        self._make = make
+        self._discard = discard
+        self._made: Future[T] = Future()
+        self._is_taken = False
+        self._thread = threading.Thread(target=self._run, name="connect", daemon=True)
+        self._thread.start()
 
-        def done(timeout_s: float) -> bool:
-            thread.join(timeout_s)
-            return made.done()
-
-        if not self.wait(done, math.inf, spared_s=SPARED_BY_ABORT_S):
-            made.add_done_callback(lambda late: discard(late.result()) if late.exception() is None else None)
+    def result(self) -> T:
+        """It is the caller's from here. A stop leaves it behind, with BrokerUnavailableError."""
+        if not self._patience.wait(self._done, math.inf, spared_s=SPARED_BY_ABORT_S):
+            self.leave()
             raise BrokerUnavailableError("no broker answered before the stop")
-        return made.result()
+        self._is_taken = True
+        return self._made.result()
+
+    def leave(self) -> None:
+        """What nobody has taken is discarded, also when it is made later."""
+        if self._is_taken:
+            return
+        self._is_taken, discard = True, self._discard
+        self._made.add_done_callback(lambda late: discard(late.result()) if late.exception() is None else None)
+
+    def _run(self) -> None:
+        try:
+            self._made.set_result(self._make())
+        except BaseException as error:  # the waiting thread raises it
+            self._made.set_exception(error)
+
+    def _done(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return self._made.done()

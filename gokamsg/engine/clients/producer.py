@@ -6,7 +6,7 @@ TransactionalProducer, one owner thread:
    transaction is committed; it then tells where each partition's last record lies.
 2. TransactionAbortedError: it did not commit. Call abort(), seek back, begin again. OutcomeUnknownError: the commit was
    asked for and not answered. FencedError: another owner has the transactional id. After these two only a new producer
-   helps: its init() settles the transaction.
+   helps: it settles the transaction, from its construction on; init() waits for that.
 3. No call waits longer than its timeout, nor than its owner's patience.
 
 IdempotentProducer: any thread may send; flush() tells what was not written.
@@ -70,12 +70,13 @@ class TransactionalProducer:
         self._manager._supports_epoch_bump = _no_epoch_bump
         self._sent: list[SentBatch] = []
         self._identity: tuple[int, int] = (-1, -1)
+        self._initialized = self._manager.initialize_transactions()
+        self._wake()
 
     def init(self, timeout_s: float = 30.0) -> None:
-        """Fences any other owner of the id and settles what it left open; before the first begin()."""
+        """Waits until any other owner of the id is fenced, and what it left open settled; before the first begin()."""
+        result = self._initialized
         with self._explained("initialize", FencedError):
-            result = self._manager.initialize_transactions()
-            self._wake()
             if not self._patience.wait(lambda s: result.wait(s * 1000), timeout_s):
                 raise BrokerUnavailableError(
                     f"transactional id {self._id!r} was not initialized {self._patience.limit(timeout_s)}; "

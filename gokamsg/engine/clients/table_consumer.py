@@ -5,7 +5,7 @@ Owned by one thread.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -29,14 +29,22 @@ class TableConsumer(BatchReader):
     """
 
     def __init__(
-        self, config: ClientConfig, *, patience: Patience | None = None, fetched: Callable[[], None] | None = None
+        self,
+        config: ClientConfig,
+        *,
+        topics: Iterable[str] = (),
+        patience: Patience | None = None,
+        fetched: Callable[[], None] | None = None,
     ) -> None:
+        """What is to be known of `topics` is asked for at once, for whoever needs it later."""
         super().__init__(config, patience=patience, group_id=None)
         self._looked_at = 0.0
         self._due = False  # a poll has something to take or to send
         self._added = False
         self._served = False  # known to be, since the last poll; until a fetch ends that does not change
         self._note_ends(fetched)
+        for topic in topics:
+            self._consumer._cluster.add_topic(topic)
 
     def set_partitions(self, positions: Mapping[TopicPart, int]) -> None:
         """Reads exactly these from now on. Partitions that are read already keep their own position."""

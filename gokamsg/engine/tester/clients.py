@@ -6,6 +6,7 @@ from typing import Protocol
 from gokamsg.engine.clients import (
     Assigned,
     Batches,
+    ClusterInfo,
     Event,
     Membership,
     NewTopic,
@@ -355,8 +356,8 @@ class MemoryAdmin:
     def topic_configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
         return {name: {"cleanup.policy": "delete", **self._broker.topic(name).config} for name in names}
 
-    def broker_count(self) -> int:
-        return 1
+    def cluster(self) -> ClusterInfo:
+        return ClusterInfo("tester", 1)
 
     def high_watermarks(self, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
         return {part: self._broker.log(part).end for part in partitions}

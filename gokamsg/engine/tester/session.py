@@ -108,7 +108,7 @@ class Session:
     # --- Cluster ------------------------------------------------------------------------------------------------
 
     def check(self) -> ClusterInfo:
-        return ClusterInfo("tester", 1)
+        return self.admin().cluster()
 
     def admin(self) -> MemoryAdmin:
         return MemoryAdmin(self.broker)
@@ -120,7 +120,11 @@ class Session:
         return self.groups[-1]
 
     def table_consumer(
-        self, *, patience: Patience | None = None, fetched: Callable[[], None] | None = None
+        self,
+        *,
+        topics: Iterable[str] = (),
+        patience: Patience | None = None,
+        fetched: Callable[[], None] | None = None,
     ) -> MemoryTableConsumer:
         self.tables.append(MemoryTableConsumer(self))
         return self.tables[-1]
@@ -136,7 +140,7 @@ class Session:
     def sender(self) -> MemorySender:
         return MemorySender(self)
 
-    def home(self, state_dir: Path, group: str) -> "Session":
+    def home(self, state_dir: Path, cluster_id: str, group: str) -> "Session":
         self._group = group
         return self
 
