@@ -26,9 +26,10 @@ def feed(settings: Settings, user: Annotated[str, argument("USER", "Whose messag
     if objection := objection_to_user(user):
         raise UsageError(objection)
     config = client_config(settings)
-    changes: queue.SimpleQueue[str] = queue.SimpleQueue()
+    changes: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     view = open_view(config, user)
     view.subscribe(changes.put)
+    view.observe_state_changes(lambda state: changes.put(None))
     view.start()
     try:
         wait_until_read(view)
@@ -38,8 +39,11 @@ def feed(settings: Settings, user: Annotated[str, argument("USER", "Whose messag
         printer = Printer(user, as_json=settings.json)
         printer.show(messages or [])
         while settings.follow:
-            if changes.get() == user:
-                printer.show(view.get(user) or [])
+            match changes.get():
+                case None:
+                    view.wait_running(timeout_s=0)  # raises what has ended the view
+                case key if key == user:
+                    printer.show(view.get(user) or [])
     finally:
         # Nothing is stored, so there is nothing to wait for.
         view.stop(timeout_s=0)

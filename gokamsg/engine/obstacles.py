@@ -7,9 +7,10 @@ and again, and a start that waits for somebody else. Owned by the worker's threa
 import logging
 from collections.abc import Callable
 
+from gokamsg.engine.silence import UNCONNECTED, Silence
+
 log = logging.getLogger(__name__)
 
-SILENCE_S = 2.0
 PATIENT_TRIES = 3
 FIRST_REST_S = 0.05
 LONGEST_REST_S = 1.0
@@ -19,9 +20,7 @@ class Obstacles:
     """See the module."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._silence: str | None = None
-        self._connected_at = now()
+        self._silence = Silence(now)
         self._refusal: str | None = None
         self._refused = 0
         self._refused_at = -1  # how many commits there were
@@ -30,28 +29,20 @@ class Obstacles:
     @property
     def notice(self) -> str | None:
         """The reason in a sentence; None while nothing is in the way."""
-        return self._silence or self._refusal or self._standstill
+        return self._silence.notice or self._refusal or self._standstill
 
     @property
     def is_silent(self) -> bool:
         """Whether the brokers do not answer."""
-        return self._silence is not None
+        return self._silence.notice is not None
 
     def unanswered(self, notice: str) -> None:
         """The brokers do not answer, by what `notice` says."""
-        if self._silence is None:
-            log.warning("%s; trying again until one answers", notice)
-        self._silence = notice
+        self._silence.begin(notice)
 
     def watch_connection(self, connected: bool) -> None:
         """Call it in every turn; a connection that is lost and made again in between is not worth a word."""
-        if connected:
-            self._connected_at = self._now()
-            if self._silence is not None:
-                log.warning("the brokers answer again; going on")
-                self._silence = None
-        elif self._now() - self._connected_at >= SILENCE_S:
-            self.unanswered("no broker is connected")
+        self._silence.watch(None if connected else UNCONNECTED)
 
     def refused(self, error: Exception, commits: int) -> float:
         """A transaction failed, after so many `commits`; returns for how many seconds to rest.

@@ -19,6 +19,7 @@ from msgspec import Struct
 from gokamsg.engine.cluster import TableClient
 from gokamsg.engine.counts import TableCount
 from gokamsg.engine.records import RecordBatch
+from gokamsg.engine.silence import UNCONNECTED
 from gokamsg.engine.updates import Followed, UpdateCallback, changes_of
 from gokamsg.errors import PositionLostError
 
@@ -114,6 +115,16 @@ class TableReader:
             return None
         waiting = (reading.table for reading in self._readings.values() if not reading.restored)
         return next(((table.topic, table.partition, table.position) for table in waiting), None)
+
+    @property
+    def obstacle(self) -> str | None:
+        """What stands between the reader and its brokers right now."""
+        if not self._readings:
+            return None
+        if not self._consumer.connected():
+            return UNCONNECTED
+        topic, partition = min(self._consumer.leaderless(), default=(None, None))
+        return None if topic is None else f"{topic}/{partition} has no leader, or its topic was deleted"
 
     @property
     def idle(self) -> bool:

@@ -5,7 +5,8 @@
 3. Reading is possible from CONNECTING on, with what was kept from last time; `recovered` tells when the copy has
    everything that the table held when the view connected.
 4. A failure ends the view: it is raised by wait_running() and by every read after it. A broker that goes away for a
-   while is no failure; the copy then stands still.
+   while is no failure; the copy then stands still, and the log says so. A topic that was deleted and created again is
+   read anew.
 
 Threads: one of its own follows the table and calls update callbacks, which must be quick; everything else may be called
 from any thread.
@@ -27,6 +28,7 @@ from gokamsg.engine.counts import TableStats
 from gokamsg.engine.hashing import Hasher, Partitioner, fnv1a32
 from gokamsg.engine.kafka_cluster import connect
 from gokamsg.engine.partition_table import PartitionTable
+from gokamsg.engine.silence import Silence
 from gokamsg.engine.state import Signal, ViewState
 from gokamsg.engine.storage import prefix_limit
 from gokamsg.engine.table_reader import TableReader
@@ -79,6 +81,7 @@ class View(Generic[T]):
         self._stopping = threading.Event()
         self._patience = Patience()
         self._applied = threading.Condition()
+        self._silence = Silence(self._cluster.clock.monotonic)
         self._failure: Exception | None = None
         self._ended = False
         self._tables: dict[int, PartitionTable] = {}
@@ -127,7 +130,7 @@ class View(Generic[T]):
             if not self._auto_reconnect:
                 raise
             self._forget()
-            log.warning("the view of %r connects again: %s", self._topic, error)
+            self._silence.begin(str(error))
             return self._stopping.is_set()
         return True
 
@@ -279,6 +282,7 @@ class View(Generic[T]):
             self._signal.set(ViewState.RUNNING)
             self._notify()
         applied = reader.poll(POLL_S)
+        self._silence.watch(None if applied else reader.obstacle)
         self._evict()
         if applied:
             self._notify()

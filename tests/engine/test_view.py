@@ -239,3 +239,49 @@ def test_a_copy_whose_changelog_was_emptied_is_built_again(
         assert view.wait_running(20)
         eventually("only what the log still has is there", lambda: dict(view.iterator()) == {"user7": "new"})
     scene.emitter.finish()
+
+
+def test_a_view_says_once_that_its_broker_is_away_and_once_that_it_is_back(
+    own_cluster: KafkaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(own_cluster, "table")
+    scene.put({"a": "1"})
+    with scene.view() as view:
+        assert view.wait_running(20)
+        own_cluster.stop()
+        eventually("it is said", lambda: bool(said(caplog)), timeout_s=20)
+        assert view.get("a") == "1"
+        own_cluster.start()
+        scene.put({"a": "2"})
+        eventually("it is followed again", lambda: view.get("a") == "2", timeout_s=40)
+    scene.emitter.finish()
+    assert said(caplog) == [
+        "no broker is connected; trying again until one answers",
+        "the brokers answer again; going on",
+    ]
+
+
+def test_a_view_says_that_its_topic_is_gone_and_follows_the_next_of_that_name(
+    scene: Scene, kafka_cluster: KafkaCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.put({f"old{n}": "1" for n in range(20)})
+    with scene.view(partitions=[1]) as view, kafka_cluster.admin() as admin:
+        assert view.wait_running(20)
+        admin.delete_topics([scene.table])
+        eventually("it is said", lambda: bool(said(caplog)), timeout_s=30)
+        again = Scene(kafka_cluster, scene.table)
+        names = [f"new{n}" for n in range(200)]
+        again.put({name: str(n) for n, name in enumerate(names)})
+        wanted = {name for name in names if partition_of(name.encode(), PARTITIONS) == 1}
+        eventually("it has the new rows alone", lambda: {key for key, _ in view.iterator()} == wanted, timeout_s=40)
+        eventually("that is said too", lambda: len(said(caplog)) == 2)
+    again.emitter.finish()
+    assert said(caplog) == [
+        f"{scene.table}/1 has no leader, or its topic was deleted; trying again until one answers",
+        "the brokers answer again; going on",
+    ]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of brokers that do not answer."""
+    return [record.message for record in caplog.records if record.name == "gokamsg.engine.silence"]

@@ -205,6 +205,12 @@ class MemoryTableConsumer(_Reader):
     def starting(self) -> bool:
         return False
 
+    def connected(self) -> bool:
+        return True
+
+    def leaderless(self) -> Collection[TopicPart]:
+        return ()
+
     def behind(self) -> bool:
         """Whether there is something to read."""
         ends = {} if self._closed else self._broker.stable_ends(self._positions)
