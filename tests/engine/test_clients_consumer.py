@@ -48,6 +48,11 @@ def make_topic(cluster: KafkaCluster, name: str, partitions: int = PARTITIONS) -
     return name
 
 
+def delete(cluster: KafkaCluster, topic: str) -> None:
+    with cluster.admin() as admin:
+        admin.delete_topics([topic])
+
+
 def write(cluster: KafkaCluster, topic: str, *values: bytes, partition: int = 0, **settings: object) -> None:
     with closing(plain_producer(cluster.address, linger_ms=50, **settings)) as producer:
         for value in values:
@@ -124,6 +129,36 @@ def test_reads_from_the_position_even_inside_a_batch(kafka_cluster: KafkaCluster
         assert reader.position(topic, 0) == 3
         reader.seek(topic, 0, 2)
         assert read(reader, 1) == [b"c"]
+
+
+def test_a_position_in_a_topic_that_was_made_anew_is_told(kafka_cluster: KafkaCluster, topic: str) -> None:
+    """The new topic has that position too, with other records; what it has before that is read as well."""
+    other = make_topic(kafka_cluster, f"{topic}-other")
+    write(kafka_cluster, topic, b"a", b"b")
+    with table_reader(kafka_cluster) as reader:
+        reader.set_partitions({(topic, 0): 0, (other, 0): 0})
+        assert read(reader, 2) == [b"a", b"b"]
+        delete(kafka_cluster, topic)
+        gone = {(topic, 0)}
+        eventually("it is seen to be gone", lambda: not reader.poll(0.05) and reader.leaderless() == gone, timeout_s=30)
+        make_topic(kafka_cluster, topic)
+        write(kafka_cluster, topic, b"c", b"d", b"e", b"f")
+        write(kafka_cluster, other, b"x")
+        found: list[bytes | None] = []
+
+        def told() -> bool:
+            try:
+                found.extend(values(reader.poll(0.2)))
+            except PositionLostError as error:
+                return error.positions == {(topic, 0): 2}
+            return False
+
+        eventually("it is told", told, timeout_s=30)
+        with pytest.raises(PositionLostError):
+            reader.poll(0.05)
+        reader.seek(topic, 0, 0)
+        found += read(reader, 5 - len(found))
+        assert sorted(filter(None, found)) == [b"c", b"d", b"e", b"f", b"x"]
 
 
 def test_partitions_keep_their_positions_when_others_are_added(kafka_cluster: KafkaCluster, topic: str) -> None:
@@ -294,6 +329,29 @@ def test_offsets_are_committed_for_the_membership_they_were_read_with(
         with pytest.raises(TransactionAbortedError, match="rebalanced"):
             consumer.commit({(topic, 0): 8}, stale)
         assert consumer.committed([(topic, 0)]) == {(topic, 0): 7}
+
+
+def test_a_member_is_not_given_a_new_topic_from_where_it_was_in_the_old_one(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    """It learns of it while there is no such topic, or when it asks the brokers, as once a minute, what there is."""
+    write(kafka_cluster, topic, b"a", b"b")
+    with group_member(kafka_cluster, fresh_name("group"), topic) as member:
+        joined(member)
+        member.seek(topic, 0, 0)
+        member.resume([(topic, 0)])
+        assert read(member, 2) == [b"a", b"b"]
+        delete(kafka_cluster, topic)
+        make_topic(kafka_cluster, topic)
+        write(kafka_cluster, topic, b"c", b"d")
+        member._consumer._cluster.request_update()
+
+        def poll_on() -> None:
+            for _ in range(100):
+                member.poll(0.2)
+
+        with pytest.raises(TopicError, match=f"topic '{topic}' .*(does not exist|deleted and created again)"):
+            poll_on()
 
 
 def test_committed_waits_while_a_transaction_of_the_offsets_is_pending(

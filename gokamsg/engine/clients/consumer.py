@@ -36,6 +36,7 @@ from gokamsg.errors import (
     GokamsgError,
     IdentityError,
     OffsetsPendingError,
+    TopicError,
     TransactionAbortedError,
 )
 
@@ -125,13 +126,23 @@ class GroupConsumer(BatchReader):
             raise
 
     def poll(self, timeout_s: float) -> Batches:
-        """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError: see the module."""
+        """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError: see the module.
+
+        TopicError when a topic was deleted and created again: the group's offsets were those of the old one.
+        """
         return self._as_member(partial(super().poll, timeout_s)) or {}
 
     def attend(self) -> None:
         """A poll's part in the group, for an owner who is busy with what the last one brought: who never polls is put
         out of the group, and holds up a rebalance until then."""
         self._as_member(partial(self._coordinator.poll, timeout_ms=0))
+
+    def _made_anew(self, parts: Collection[TopicPart]) -> GokamsgError:
+        topic, _ = min(parts)
+        return TopicError(
+            f"topic {topic!r} was deleted and created again while group {self._group!r} reads it;"
+            " start again, and the new one is read from its beginning"
+        )
 
     def _as_member(self, call: Callable[[], T]) -> T | None:
         if self._fatal is not None:

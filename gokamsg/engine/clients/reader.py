@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -21,7 +22,7 @@ from gokamsg.engine.clients.config import ClientConfig, connect, connecting
 from gokamsg.engine.clients.fetching import MAX_BATCHES, install
 from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Alarm, Patience
 from gokamsg.engine.records import RecordBatch
-from gokamsg.errors import BrokerUnavailableError, PositionLostError, TopicError
+from gokamsg.errors import BrokerUnavailableError, GokamsgError, PositionLostError, TopicError
 
 TopicPart = tuple[str, int]
 Batches = dict[TopicPart, list[RecordBatch]]
@@ -63,6 +64,8 @@ class BatchReader:
         install(self._consumer)
         self._subscription = self._consumer._subscription
         self._fetcher = self._consumer._fetcher
+        self._topic_ids: dict[TopicPart, UUID | None] = {}  # what each position is a position in
+        self._checked: object = None
         self._alarm: Alarm | None = None
         self._woken = False
         self._wakeable = False
@@ -73,10 +76,12 @@ class BatchReader:
         """The batches that arrive within the time, in order per partition; {} when none do, on wake(), or when the
         owner is to stop.
 
-        PositionLostError names partitions whose position is not in the log (the start moved, or the log was cut): they
-        stand still, and the error comes again at every poll, until the caller seeks.
+        PositionLostError names partitions whose position is not in the log (the start moved, the log was cut, or the
+        topic was deleted and created again): they stand still, and the error comes again at every poll, until the
+        caller seeks.
         """
         deadline = time.monotonic() + timeout_s
+        self._refuse_another_topic()
         try:
             polled = {}
             if timeout_s > 0 and self._misdirected():
@@ -96,7 +101,12 @@ class BatchReader:
             raise self._lost({tp: self._where(tp) for tp in error.divergent_offsets}) from error
         finally:
             self._wakeable = self._woken = False
-        return {(tp.topic, tp.partition): batches for tp, batches in polled.items()}
+        found = {(tp.topic, tp.partition): batches for tp, batches in polled.items()}
+        for part in self._of_another_topic():
+            found.pop(part, None)
+        if not found:
+            self._refuse_another_topic()
+        return found
 
     def wake(self) -> None:
         """Ends the wait of the poll that is under way, or of the next one. For any thread."""
@@ -118,6 +128,8 @@ class BatchReader:
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._consumer.seek(TopicPartition(topic, partition), offset)
+        self._topic_ids[topic, partition] = self._known_id(topic)
+        self._checked = None
 
     def assignment(self) -> set[TopicPart]:
         return {(tp.topic, tp.partition) for tp in self._subscription.assigned_partitions()}
@@ -332,6 +344,37 @@ class BatchReader:
 
     def _where(self, tp: TopicPartition) -> int:
         return int(self._subscription.assignment[tp].position.offset)
+
+    def _known_id(self, topic: str) -> UUID | None:
+        """The topic's id; None while it is not known, or there is no such topic."""
+        found: UUID | None = self._consumer._cluster.topic_id(topic)
+        return found if found is not None and found.int else None
+
+    def _of_another_topic(self) -> set[TopicPart]:
+        """Partitions whose position is one in a topic that was deleted, while another one has its name by now.
+
+        kafka-python goes on there in the new one, past what that has at lower offsets. It learns ids with its metadata,
+        all at once, and before it fetches from a new topic.
+        """
+        learnt = self._consumer._cluster._topic_ids
+        if learnt is self._checked:
+            return set()
+        others: set[TopicPart] = set()
+        for topic, partition in self.assignment():
+            now, then = self._known_id(topic), self._topic_ids.get((topic, partition))
+            if then is None:
+                self._topic_ids[topic, partition] = now
+            elif now not in (None, then):
+                others.add((topic, partition))
+        self._checked = None if others else learnt
+        return others
+
+    def _made_anew(self, parts: Collection[TopicPart]) -> GokamsgError:
+        return self._lost({tp: self._where(tp) for tp in _kafka(parts)})
+
+    def _refuse_another_topic(self) -> None:
+        if others := self._of_another_topic():
+            raise self._made_anew(others)
 
     def _lost(self, positions: Mapping[Any, int]) -> PositionLostError:
         lost = {(tp.topic, tp.partition): offset for tp, offset in positions.items()}
