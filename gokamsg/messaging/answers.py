@@ -6,6 +6,7 @@ made from `templates`, which need no request for it.
 
 import secrets
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
@@ -43,6 +44,16 @@ def text(body: str, status: int = 200) -> Answer:
 
 def json(body: Any, status: int = 200) -> Answer:
     return Answer(msgspec.json.encode(body) + b"\n", status, "application/json")
+
+
+def not_modified() -> Answer:
+    """The client has it already."""
+    return Answer(b"", 304, "")
+
+
+def tag_of(messages: Sequence[Message]) -> str:
+    """An entity tag (RFC 9110, 8.8.3) of a feed in whichever format; a weak one, since pages have a random part."""
+    return blake2b(msgspec.json.encode(messages), digest_size=9).hexdigest()
 
 
 def redirect(address: str) -> Answer:

@@ -93,6 +93,15 @@ class Connection(asyncio.BufferedProtocol):
         return self._request is not None or bool(self._queue)
 
     @property
+    def gives_way(self) -> bool:
+        """Whether nothing is lost to the client that it could not ask for again."""
+        return not self.answering or self._only_watches
+
+    @property
+    def _only_watches(self) -> bool:
+        return self._pending is not None and self._pending.gives_way and not self._queue
+
+    @property
     def answering(self) -> bool:
         """Whether a request was received that is not answered in full."""
         return self.owed or self._transport.get_write_buffer_size() > 0
@@ -108,6 +117,8 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(Refusal(503, "there are too many connections; try again"), linger=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._pending is not None:
+            self._pending.drop()
         self._request = self._pending = None
         self._ending = True
         self._queue.clear()
@@ -123,6 +134,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._at_end = True
+        self._give_way()
         return self.answering and not self._ending  # what it has sent is answered first
 
     def pause_writing(self) -> None:
@@ -217,6 +229,11 @@ class Connection(asyncio.BufferedProtocol):
         self._state(pending.timeout_s)
         pending.on_done(lambda: self._host.soon(lambda: self._finish(pending)))
 
+    def _give_way(self) -> None:
+        """Answers what may as well be answered now."""
+        if self._pending is not None and self._only_watches:
+            self._finish(self._pending)
+
     def _finish(self, pending: Pending) -> None:
         if self._pending is pending:  # else it was too late, or the client has gone
             self._pending = None
@@ -295,6 +312,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """The server stops: ends it, after the answers that it is owed."""
+        self._give_way()
         if not self.owed and not self._ending:
             self._end()
 

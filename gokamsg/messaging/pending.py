@@ -17,8 +17,16 @@ class Pending(Protocol):
     def timeout_s(self) -> float:
         """How long to wait."""
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether it may be asked for at any time, and nothing is lost by that: when the server stops, the client sends
+        no more, or its place is needed."""
+
     def on_done(self, call: Callable[[], None]) -> None:
-        """Calls once when the answer is known: at once, or later on any thread."""
+        """Calls when the answer is known, once at least: at once, or later on any thread."""
+
+    def drop(self) -> None:
+        """The client has gone."""
 
     def finish(self, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The answer, as a WSGI application gives it; if it is not known yet, the one for that case."""

@@ -3,7 +3,7 @@
 1. Requests are answered one after the other on the loop's thread, without being handed to another: an answer takes a
    fraction of a millisecond. One that waits for the brokers is pending and costs no thread (pending.py).
 2. Clients that hold connections open without asking take nothing from others: when there are too many connections, the
-   one that has waited longest for its client gives way to a new one.
+   one that has waited longest, for its client or for news, gives way to a new one.
 3. stop() closes the door: no connection is accepted any more, requests that were received are answered, then run()
    returns.
 
@@ -132,7 +132,7 @@ class HttpServer:
     def opened(self, connection: Connection) -> bool:
         """Whether it may stay."""
         if len(self._connections) >= self._limit:
-            waiting = [other for other in self._connections if not other.answering]
+            waiting = [other for other in self._connections if other.gives_way]
             if not waiting:
                 return False
             longest = min(waiting, key=lambda other: other.since)

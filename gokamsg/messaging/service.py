@@ -2,18 +2,22 @@
 
 1. A message is accepted (200) only after the brokers acknowledged it. An answer of 503 says whether it was not sent or
    whether that is unknown; the service itself never sends a message twice.
-2. Feeds are answered from the view alone, and not before it is restored.
+2. Feeds are answered from the view alone, and not before it is restored. Whoever waits for news of one is answered as
+   soon as the view has them.
 3. Any name works that is not empty, not longer than the limit and does not begin with a hyphen: slashes, percent signs
    and new lines as %2F, %25 and %0A.
 4. What a page of another origin could make a browser do is refused.
 
-Handlers do not wait: a message's answer is pending until the brokers have acknowledged it (pending.py), and costs no
-thread meanwhile. Under a server that knows nothing of pending answers the service waits as any WSGI application.
+Handlers do not wait: an answer to a message, or to whoever waits for news (awaited.py), is pending (pending.py) until
+it is known, and costs no thread meanwhile. Under a server that knows nothing of pending answers the service waits as
+any WSGI application.
 Threads: handlers may run in many at once; emitter and view must allow that.
 """
 
 import logging
+import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -22,13 +26,13 @@ from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 import msgspec
 from flask import Flask, Request, Response, current_app, g, request
-from msgspec import Struct
 from msgspec.structs import replace
 
-from gokamsg.engine import Json, Promise, RecordPosition
-from gokamsg.errors import BrokerUnavailableError, CodecError, GokamsgError
+from gokamsg.engine import Json, Promise, RecordPosition, ViewState
+from gokamsg.errors import CodecError, GokamsgError
 
-from .answers import Answer, Answers, Format, path_of, redirect, text
+from .answers import Answer, Answers, Format, not_modified, path_of, redirect, tag_of, text
+from .awaited import NOTHING_NEW, Acknowledgement, Awaited, FeedChange, Watchers
 from .messages import Message, objection_to_user
 from .metrics import ServiceMetrics
 from .pending import PENDING
@@ -38,6 +42,8 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
 ACKNOWLEDGED_WITHIN_S = 10.0
+LONGEST_WAIT_S = 30
+"""For news of a feed: shorter than the time after which proxies give up on an answer."""
 HEADERS = (
     ("Cache-Control", "no-store"),
     ("Vary", "Accept"),
@@ -45,6 +51,7 @@ HEADERS = (
     ("Referrer-Policy", "same-origin"),
 )
 FORMATS: dict[str, Format] = {"text/plain": "text", "application/json": "json", "text/html": "html"}
+_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\b", re.IGNORECASE)
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -61,6 +68,8 @@ class FeedView(Protocol):
     def recovered(self) -> bool: ...
     def get(self, key: str) -> list[Message] | None: ...
     def progress(self) -> tuple[int, int]: ...
+    def subscribe(self, callback: Callable[[str], None]) -> object: ...
+    def observe_state_changes(self, observer: Callable[[ViewState], None]) -> object: ...
 
 
 class SendRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,22 +90,16 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure
         self.status = status
 
 
-class Sent(Struct, frozen=True):
-    """A message on its way, and what is answered once it has arrived."""
+class Later(Response):
+    """An answer that is awaited: made when it is known, or the time is over."""
 
-    promise: Promise
-    answer: Callable[[RecordPosition], Answer]
-
-
-class Acknowledged(Response):
-    """The answer to a sent message: made when the brokers have acknowledged it, or the time is over."""
-
-    def __init__(
-        self, sent: Sent, within_s: float, failed: Callable[[Exception], Answer], observe: Callable[[int], None]
-    ) -> None:
+    def __init__(self, awaited: Awaited, failed: Callable[[Exception], Answer], observe: Callable[[int], None]) -> None:
         super().__init__()
-        self.timeout_s = within_s
-        self._sent = sent
+        self.timeout_s = awaited.timeout_s
+        self.gives_way = awaited.gives_way
+        self.on_done = awaited.on_done
+        self.drop = awaited.drop
+        self._answer = awaited.answer
         self._failed = failed
         self._observe = observe
         self._environ: dict[str, Any] = {}
@@ -106,26 +109,18 @@ class Acknowledged(Response):
         if pend := environ.get(PENDING):
             pend(self)
             return ()
-        self._sent.promise.wait(self.timeout_s)
+        done = threading.Event()
+        self.on_done(done.set)
+        done.wait(self.timeout_s)
         return self.finish(start_response)
-
-    def on_done(self, call: Callable[[], None]) -> None:
-        self._sent.promise.then(lambda error: call())
 
     def finish(self, start_response: Callable[..., Any]) -> Iterable[bytes]:
         try:
-            answer = self._sent.answer(self._position())
+            answer = self._answer()
         except Exception as error:
             answer = self._failed(error)
         self._observe(answer.status)
         return Ready(answer)(self._environ, start_response)
-
-    def _position(self) -> RecordPosition:
-        if not self._sent.promise.done:
-            raise BrokerUnavailableError(
-                f"the brokers have not acknowledged the message within {self.timeout_s:g} s; it may be sent or not"
-            )
-        return self._sent.promise.result(0)
 
 
 class Ready(Response):
@@ -135,6 +130,8 @@ class Ready(Response):
         fields = [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
         super().__init__(headers=[*fields, *HEADERS, *answer.headers.items()])
         self.status_code = answer.status
+        if answer.status == 304:  # they would be those of what is not sent
+            del self.headers["Content-Type"], self.headers["Content-Length"]
         self._body = answer.body
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -181,7 +178,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.wsgi_app = RawPath(app.wsgi_app)  # type: ignore[method-assign]
     metrics = ServiceMetrics(view)
-    service = Service(emitter, view, direct=direct)
+    service = Service(emitter, view, direct=direct, acknowledged_within_s=acknowledged_within_s)
 
     @app.before_request
     def begin() -> None:
@@ -191,20 +188,21 @@ def create_app(
 
     @app.after_request
     def finish(response: Response) -> Response:
-        if not isinstance(response, Acknowledged):
+        if not isinstance(response, Later):
             metrics.observe(request.endpoint or "none", response.status_code, clock() - g.get("started", clock()))
         return response
 
-    def later(sent: Sent) -> Response:
-        started, said, path = g.started, answers(), request.path
-        return Acknowledged(
-            sent,
-            acknowledged_within_s,
-            lambda error: answer_to(error, said, "POST", path),
-            lambda status: metrics.observe("send", status, clock() - started),
+    def later(awaited: Awaited) -> Response:
+        started, said, method, path = g.started, answers(), request.method, request.path
+        # How long a reader wishes to wait is no duration of ours.
+        endpoint = f"{request.endpoint}_wait" if awaited.gives_way else f"{request.endpoint}"
+        return Later(
+            awaited,
+            lambda error: answer_to(error, said, method, path),
+            lambda status: metrics.observe(endpoint, status, clock() - started),
         )
 
-    def add(method: str, rule: str, handler: Callable[..., Answer | Sent]) -> None:
+    def add(method: str, rule: str, handler: Callable[..., Answer | Awaited]) -> None:
         def view_function(**names: str) -> Response:
             answer = handler(**names)
             return Ready(answer) if isinstance(answer, Answer) else later(answer)
@@ -226,12 +224,16 @@ def create_app(
 class Service:
     """The endpoints; each returns an answer or raises."""
 
-    def __init__(self, emitter: MessageEmitter, view: FeedView, *, direct: bool) -> None:
+    def __init__(self, emitter: MessageEmitter, view: FeedView, *, direct: bool, acknowledged_within_s: float) -> None:
         self._emitter = emitter
         self._view = view
         self._direct = direct
+        self._acknowledged_within_s = acknowledged_within_s
+        self._watchers = Watchers()
+        view.subscribe(self._watchers.changed)
+        view.observe_state_changes(lambda state: self._watchers.may_have_changed())
 
-    def send(self, user: str) -> Sent:
+    def send(self, user: str) -> Awaited:
         message, is_form = read_message(request, decoded(user))
         said = answers()
 
@@ -240,16 +242,31 @@ class Service:
                 return redirect(f"{path_of(message.sender, 'feed')}?sent={quote(message.recipient, safe='')}")
             return said.sent(message, at.topic, at.partition, at.offset)
 
-        return Sent(self._emitter.emit(message.recipient if self._direct else message.sender, message), answer)
+        promise = self._emitter.emit(message.recipient if self._direct else message.sender, message)
+        return Acknowledgement(promise, self._acknowledged_within_s, answer)
 
-    def feed(self, user: str) -> Answer:
-        name = decoded(user)
-        self._refuse_until_ready()
-        messages = self._view.get(name)
-        sent_to = request.args.get("sent")
-        if messages is None:
-            return answers().no_feed(name, sent_to)
-        return answers().feed(name, messages, sent_to)
+    def feed(self, user: str) -> Answer | Awaited:
+        """The client may have the feed already (If-None-Match), and may wish to wait for news (Prefer: wait=SECONDS,
+        RFC 7240, 4.3)."""
+        name, said, sent_to = decoded(user), answers(), request.args.get("sent")
+        wait_s, known = waits_s(request.headers.get("Prefer", "")), request.if_none_match
+        waited = {"Preference-Applied": f"wait={wait_s}"} if wait_s else {}
+
+        def read() -> Answer:
+            self._refuse_until_ready()
+            messages = self._view.get(name)
+            if messages is None:
+                found, headers = said.no_feed(name, sent_to), waited
+            else:
+                tag = tag_of(messages)
+                found = not_modified() if known.contains_weak(tag) else said.feed(name, messages, sent_to)
+                headers = {"ETag": f'W/"{tag}"', **waited}
+            return replace(found, headers={**found.headers, **headers})
+
+        answer = read()
+        if wait_s and answer.status in NOTHING_NEW:
+            return FeedChange(self._watchers, name, wait_s, read)
+        return answer
 
     def home(self) -> Answer:
         user = request.args.get("user")
@@ -266,6 +283,12 @@ class Service:
         if not self._view.recovered:
             records, remaining = self._view.progress()
             raise Refusal(503, f"feeds are being restored ({records:,} records read, {remaining:,} to go); try again")
+
+
+def waits_s(prefer: str) -> int:
+    """For how many seconds a client with this Prefer header would wait; not more than we let it."""
+    found = _WAIT.search(prefer)
+    return min(int(found[1]), LONGEST_WAIT_S) if found else 0
 
 
 def answers() -> Answers:

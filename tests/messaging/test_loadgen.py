@@ -4,12 +4,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import pytest
 
-from gokamsg.engine import Promise, RecordPosition
+from gokamsg.engine import Promise, RecordPosition, ViewState
 from gokamsg.errors import GokamsgError, UsageError
 from gokamsg.messaging import loadgen
 from gokamsg.messaging.loadgen import PEOPLE, SAYINGS, Latencies, LoadGenerator, read_messages, talk
@@ -42,6 +42,12 @@ class Service:
 
     def progress(self) -> tuple[int, int]:
         return 0, 0
+
+    def subscribe(self, callback: Callable[[str], None]) -> None:
+        """It never changes."""
+
+    def observe_state_changes(self, observer: Callable[[ViewState], None]) -> None:
+        """It never changes."""
 
 
 @pytest.fixture

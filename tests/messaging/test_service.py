@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from flask.testing import FlaskClient
 
-from gokamsg.engine import Promise, RecordPosition
+from gokamsg.engine import Promise, RecordPosition, ViewState
 from gokamsg.errors import BrokerUnavailableError
 from gokamsg.messaging.messages import NAME_BYTES, Message
 from gokamsg.messaging.server import HttpServer, is_loopback, listen
@@ -56,9 +56,22 @@ class Feeds:
 
     rows: dict[str, list[Message]] = field(default_factory=dict)
     recovered: bool = True
+    subscribers: list[Callable[[str], None]] = field(default_factory=list)
+    observers: list[Callable[[ViewState], None]] = field(default_factory=list)
 
     def get(self, key: str) -> list[Message] | None:
         return self.rows.get(key)
+
+    def put(self, key: str, *messages: Message) -> None:
+        self.rows[key] = list(messages)
+        for subscriber in self.subscribers:
+            subscriber(key)
+
+    def subscribe(self, callback: Callable[[str], None]) -> None:
+        self.subscribers.append(callback)
+
+    def observe_state_changes(self, observer: Callable[[ViewState], None]) -> None:
+        self.observers.append(observer)
 
     def progress(self) -> tuple[int, int]:
         return (1200, 0) if self.recovered else (1200, 34)
