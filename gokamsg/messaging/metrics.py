@@ -3,7 +3,7 @@
 Each set has a registry of its own and is rendered when it is asked for. Any thread.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -23,9 +23,9 @@ class Restoring(Protocol):
 
 
 class ServiceMetrics:
-    """Requests by endpoint and status, their durations, and the view's progress."""
+    """Requests by endpoint and status, their durations, readers who wait for news, and the view's progress."""
 
-    def __init__(self, view: Restoring) -> None:
+    def __init__(self, view: Restoring, watchers: Sized) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "gokamsg_http_requests", "Requests answered.", ["endpoint", "status"], registry=self._registry
@@ -38,6 +38,8 @@ class ServiceMetrics:
             registry=self._registry,
         )
         self._series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}  # labels() looks them up with a lock
+        waiting = Gauge("gokamsg_http_waiting", "Readers who wait for news of a feed.", registry=self._registry)
+        waiting.set_function(lambda: float(len(watchers)))
         ready = Gauge("gokamsg_view_ready", "1 if feeds can be read.", registry=self._registry)
         ready.set_function(lambda: float(view.recovered))
         records = Gauge("gokamsg_view_records", "Records of the table read so far.", registry=self._registry)

@@ -177,8 +177,9 @@ def create_app(
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.wsgi_app = RawPath(app.wsgi_app)  # type: ignore[method-assign]
-    metrics = ServiceMetrics(view)
-    service = Service(emitter, view, direct=direct, acknowledged_within_s=acknowledged_within_s)
+    watchers = Watchers()
+    metrics = ServiceMetrics(view, watchers)
+    service = Service(emitter, view, watchers, direct=direct, acknowledged_within_s=acknowledged_within_s)
 
     @app.before_request
     def begin() -> None:
@@ -224,14 +225,22 @@ def create_app(
 class Service:
     """The endpoints; each returns an answer or raises."""
 
-    def __init__(self, emitter: MessageEmitter, view: FeedView, *, direct: bool, acknowledged_within_s: float) -> None:
+    def __init__(
+        self,
+        emitter: MessageEmitter,
+        view: FeedView,
+        watchers: Watchers,
+        *,
+        direct: bool,
+        acknowledged_within_s: float,
+    ) -> None:
         self._emitter = emitter
         self._view = view
         self._direct = direct
         self._acknowledged_within_s = acknowledged_within_s
-        self._watchers = Watchers()
-        view.subscribe(self._watchers.changed)
-        view.observe_state_changes(lambda state: self._watchers.may_have_changed())
+        self._watchers = watchers
+        view.subscribe(watchers.changed)
+        view.observe_state_changes(lambda state: watchers.may_have_changed())
 
     def send(self, user: str) -> Awaited:
         message, is_form = read_message(request, decoded(user))

@@ -2,6 +2,9 @@
 
 import http.client
 import json
+import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -58,15 +61,17 @@ def reading(scene: Scene, user: str = "Alice") -> Iterator[Reader]:
         yield reader
 
 
-def watchers(scene: Scene) -> Watchers:
-    """Those of the service, which is called with each feed that changes."""
-    found = scene.view.subscribers[0].__self__  # type: ignore[attr-defined]
-    assert isinstance(found, Watchers)
-    return found
+def waiting(scene: Scene) -> int:
+    """How many wait, by the metrics."""
+    with closing(http.client.HTTPConnection(*scene.address, timeout=10)) as connection:
+        connection.request("GET", "/-/metrics")
+        found = re.search(r"^gokamsg_http_waiting (\S+)$", connection.getresponse().read().decode(), re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
 
 
-def waits(scene: Scene, count: int = 1) -> None:
-    eventually(f"{count} clients wait", lambda: len(watchers(scene)) == count)
+def waits(scene: Scene) -> None:
+    eventually("one waits", lambda: waiting(scene) == 1)
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/json", "text/html"])
@@ -93,7 +98,7 @@ def test_news_come_at_once_to_who_waits_for_them(scene: Scene) -> None:
         waits(scene)
         scene.view.put("Dave", HEY)
         scene.serves()  # others are, meanwhile
-        assert len(watchers(scene)) == 1
+        assert waiting(scene) == 1
         put_at = time.monotonic()
         scene.view.put("Alice", HEY, THERE)
         answer, body = reader.answer()
@@ -101,7 +106,7 @@ def test_news_come_at_once_to_who_waits_for_them(scene: Scene) -> None:
         assert (answer.status, answer.headers["Preference-Applied"]) == (200, "wait=30")
         assert json.loads(body)["messages"][-1]["Content"] == "there"
         assert answer.headers["ETag"] != tag
-        assert len(watchers(scene)) == 0
+        assert waiting(scene) == 0
 
 
 def test_who_knows_nothing_is_answered_at_once_but_waits_for_a_feed_to_begin(scene: Scene) -> None:
@@ -122,7 +127,7 @@ def test_a_wait_without_news_ends_in_time(scene: Scene, user: str, status: int) 
         answer = reader.get(tag, "respond-async, wait=1")
         assert (answer.status, answer.headers["Preference-Applied"]) == (status, "wait=1")
         assert 1 <= time.monotonic() - started < 4
-        assert len(watchers(scene)) == 0
+        assert waiting(scene) == 0
 
 
 @pytest.mark.parametrize("prefer", ["", "wait", "wait=", "wait=-5", "wait=0", "wait=soon", "await=9", "x=wait=9"])
@@ -162,9 +167,9 @@ def test_those_who_wait_give_way_to_others(scene: Scene) -> None:
         readers = [held.enter_context(reading(scene)) for _ in range(LIMITS.connections)]
         for reader in readers:
             reader.ask(tag, "wait=30")
-        waits(scene, LIMITS.connections)
+        eventually("all wait", lambda: scene.server.requests_under_way() == LIMITS.connections)
         scene.serves()
-        waits(scene, LIMITS.connections - 1)
+        eventually("one does not", lambda: scene.server.requests_under_way() == LIMITS.connections - 1)
         with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
             readers[0].answer()
         scene.view.put("Alice", THERE)
@@ -177,10 +182,12 @@ def test_nothing_is_kept_for_clients_that_have_gone(scene: Scene) -> None:
     before = scene.held()
     with reading(scene) as reader:
         tag = reader.get().headers["ETag"]
-    for _ in range(40):
+    for number in range(40):
         with reading(scene) as reader:
             reader.ask(tag, "wait=30")
-    eventually("nobody waits", lambda: len(watchers(scene)) == 0)
+            if number % 2:  # it is reset, not ended
+                reader.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    eventually("nobody waits", lambda: waiting(scene) == 0)
     after = scene.held()
     assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
 
