@@ -123,7 +123,9 @@ class TransactionCoordinator:
             new.last_producer_id = old.producer_id
             new.producer_id, new.epoch = self._allocate(unit), 0
         if old.open:
-            self._stage_end(unit, old, new, commit=False, marker_epoch=old.epoch + 1)
+            marker_epoch = old.epoch + 1
+            self._stage_end(unit, old, new, commit=False, marker_epoch=marker_epoch)
+            old.epoch = marker_epoch  # its owner is told that it is fenced, also before that is durable
         else:
             self._save(unit, new)
             self._keep(new)

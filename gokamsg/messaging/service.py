@@ -177,9 +177,8 @@ def create_app(
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
     app.wsgi_app = RawPath(app.wsgi_app)  # type: ignore[method-assign]
-    watchers = Watchers()
-    metrics = ServiceMetrics(view, watchers)
-    service = Service(emitter, view, watchers, direct=direct, acknowledged_within_s=acknowledged_within_s)
+    service = Service(emitter, view, direct=direct, acknowledged_within_s=acknowledged_within_s)
+    metrics = ServiceMetrics(view, service.watchers)
 
     @app.before_request
     def begin() -> None:
@@ -225,22 +224,14 @@ def create_app(
 class Service:
     """The endpoints; each returns an answer or raises."""
 
-    def __init__(
-        self,
-        emitter: MessageEmitter,
-        view: FeedView,
-        watchers: Watchers,
-        *,
-        direct: bool,
-        acknowledged_within_s: float,
-    ) -> None:
+    def __init__(self, emitter: MessageEmitter, view: FeedView, *, direct: bool, acknowledged_within_s: float) -> None:
         self._emitter = emitter
         self._view = view
         self._direct = direct
         self._acknowledged_within_s = acknowledged_within_s
-        self._watchers = watchers
-        view.subscribe(watchers.changed)
-        view.observe_state_changes(lambda state: watchers.may_have_changed())
+        self.watchers = Watchers()
+        view.subscribe(self.watchers.changed)
+        view.observe_state_changes(lambda state: self.watchers.may_have_changed())
 
     def send(self, user: str) -> Awaited:
         message, is_form = read_message(request, decoded(user))
@@ -274,7 +265,7 @@ class Service:
 
         answer = read()
         if wait_s and answer.status in NOTHING_NEW:
-            return FeedChange(self._watchers, name, wait_s, read)
+            return FeedChange(self.watchers, name, wait_s, read)
         return answer
 
     def home(self) -> Answer:

@@ -1,5 +1,6 @@
 """The transaction coordinator with real logs, offsets and store, on a clock that the test moves."""
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -84,6 +85,22 @@ async def test_a_second_producer_of_the_id_fences_the_first(tmp_path: Path) -> N
         assert await coordinator.add_group(ID, *first, "g") is Code.PRODUCER_FENCED
         assert await end(it, first) is Code.PRODUCER_FENCED
         assert coordinator.check_append(*first, TOPIC, 0) is Code.INVALID_PRODUCER_EPOCH
+
+
+@on_loop
+async def test_the_owner_of_an_open_transaction_is_fenced_while_it_is_taken_over(tmp_path: Path) -> None:
+    async with scene(tmp_path) as it:
+        coordinator = it.broker.transactions
+        first = await begin(it, 0)
+        taking_over = asyncio.create_task(coordinator.init_producer(ID, TIMEOUT_MS))
+        taken = coordinator.get(ID)
+        assert taken is not None
+        while taken.open:
+            await asyncio.sleep(0)
+        assert not taking_over.done()
+        assert coordinator.check_append(*first, TOPIC, 0) is Code.INVALID_PRODUCER_EPOCH
+        assert await end(it, first) is Code.PRODUCER_FENCED
+        assert await taking_over == (Code.NONE, first[0], first[1] + 2)
 
 
 @on_loop
