@@ -31,9 +31,12 @@ def loadgen(settings: Settings) -> None:
     label = f"sending {source} to {settings.url}"
     if not settings.json:
         console.note(label)
-    progress = None
+    progress, is_told = None, False
     try:
         for progress in generator.run():
+            if progress.first_failure and not is_told:
+                bars.note(f"a message was not accepted ({console.visible(progress.first_failure)}); going on")
+                is_told = True
             rate = min(settings.rate, progress.rate or settings.rate)
             left = "" if count is None else f"  {console.duration_text((count - progress.done) / rate)}"
             if settings.json:

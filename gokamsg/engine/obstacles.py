@@ -7,7 +7,7 @@ and again, and a start that waits for somebody else. Owned by the worker's threa
 import logging
 from collections.abc import Callable
 
-from gokamsg.engine.silence import UNCONNECTED, Silence
+from gokamsg.engine.silence import Silence
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ class Obstacles:
         """The brokers do not answer, by what `notice` says."""
         self._silence.begin(notice)
 
-    def watch_connection(self, connected: bool) -> None:
-        """Call it in every turn; a connection that is lost and made again in between is not worth a word."""
-        self._silence.watch(None if connected else UNCONNECTED)
+    def watch_brokers(self, obstacle: str | None) -> None:
+        """Call it in every turn, with what is between the worker and the partitions that it reads."""
+        self._silence.watch(obstacle)
 
     def refused(self, error: Exception, commits: int) -> float:
         """A transaction failed, after so many `commits`; returns for how many seconds to rest.

@@ -1,15 +1,30 @@
-"""Brokers that do not answer: said once in the log when that has lasted a while, and once when it is over.
+"""Brokers that do not answer a reader: said once in the log when that has lasted a while, and once when it is over.
 
 Owned by one thread; `notice` may be read from others. Leaf.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
 SILENCE_S = 2.0
-UNCONNECTED = "no broker is connected"
+
+
+class Reader(Protocol):
+    """Whoever reads partitions; both say what is known, and ask nobody."""
+
+    def connected(self) -> bool: ...
+    def leaderless(self) -> Collection[tuple[str, int]]: ...
+
+
+def obstacle_of(reader: Reader) -> str | None:
+    """What stands between it and its brokers right now, in words; None if nothing does."""
+    if not reader.connected():
+        return "no broker is connected"
+    topic, partition = min(reader.leaderless(), default=(None, None))
+    return None if topic is None else f"{topic}/{partition} has no leader, or its topic was deleted"
 
 
 class Silence:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from gokamsg.engine.cluster import TableClient
 from gokamsg.engine.counts import TableCount
 from gokamsg.engine.records import RecordBatch
-from gokamsg.engine.silence import UNCONNECTED
+from gokamsg.engine.silence import obstacle_of
 from gokamsg.engine.updates import Followed, UpdateCallback, changes_of
 from gokamsg.errors import PositionLostError
 
@@ -119,12 +119,7 @@ class TableReader:
     @property
     def obstacle(self) -> str | None:
         """What stands between the reader and its brokers right now."""
-        if not self._readings:
-            return None
-        if not self._consumer.connected():
-            return UNCONNECTED
-        topic, partition = min(self._consumer.leaderless(), default=(None, None))
-        return None if topic is None else f"{topic}/{partition} has no leader, or its topic was deleted"
+        return obstacle_of(self._consumer) if self._readings else None
 
     @property
     def idle(self) -> bool:

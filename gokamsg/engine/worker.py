@@ -28,6 +28,7 @@ from gokamsg.engine.options import OnError
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import BadRecord, Source
 from gokamsg.engine.partitioning import KeyPlacement
+from gokamsg.engine.silence import obstacle_of
 from gokamsg.engine.stats import Counters
 from gokamsg.engine.tables import Tables
 from gokamsg.engine.transaction import Transaction
@@ -345,7 +346,7 @@ class Worker:
         if fatal is not None:
             raise fatal
         obstacles, assignment = self._obstacles, self._assignment
-        obstacles.watch_connection(self._inputs.connected())
+        obstacles.watch_brokers(obstacle_of(self._inputs) or assignment.reader.obstacle)
         obstacles.watch_commits(self._counters.commits)
         standstill = None if obstacles.is_silent else assignment.standstill(STANDSTILL_S)
         obstacles.watch_start(standstill, settled=assignment.settled)

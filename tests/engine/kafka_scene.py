@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from kafka import TopicPartition
 
 from gokamsg.engine.clients import ClientConfig
@@ -160,3 +161,8 @@ class Running:
             self.processor.run()
         except BaseException as error:
             self.error = error
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of brokers that do not answer."""
+    return [record.message for record in caplog.records if record.name == "gokamsg.engine.silence"]

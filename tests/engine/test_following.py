@@ -16,13 +16,14 @@ from gokamsg.engine import ClientConfig
 from gokamsg.engine.clients import GroupConsumer
 from gokamsg.engine.codec import String
 from gokamsg.engine.context import Context
-from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, Persist, define_group
+from gokamsg.engine.graph import GroupGraph, Input, Join, Lookup, Output, Persist, define_group
 from gokamsg.engine.hashing import partition_of
 from gokamsg.engine.quarantine.client import QuarantineClient
 from gokamsg.engine.worker import Worker
-from tests.engine.kafka_scene import PARTITIONS, Running, Scene
+from tests.engine.kafka_scene import PARTITIONS, Running, Scene, said
 from tests.engine.test_processor import scene, topic  # noqa: F401 - fixtures
 from tests.helpers import eventually
+from tests.kafka_server import KafkaCluster
 from tests.plain_clients import plain_producer
 
 TABLE = {"configs": {"cleanup.policy": "compact"}}
@@ -130,6 +131,43 @@ def test_an_idle_worker_does_a_quarantine_command_at_once(
         with QuarantineClient(ClientConfig(scene.address), graph.group) as quarantine:
             (record,) = eventually("it is parked", quarantine.records, timeout_s=20)
             assert quarantine.drop(record, 3.0)
+
+
+def test_a_worker_says_that_a_joined_table_is_gone_and_follows_the_next_of_its_name(
+    scene: Scene,  # noqa: F811
+    topic: Any,  # noqa: F811
+    kafka_cluster: KafkaCluster,
+    fresh_name: Callable[[str], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It goes on with the rows that it has; that these get old must not be silent."""
+    source, joined, sink = topic("in"), topic("joined", **TABLE), topic("out")
+    graph = define_group(
+        fresh_name("group"),
+        Input(source, String(), lambda context, value: context.emit(sink, value, str(context.join(joined)))),
+        Join(joined, String()),
+        Output(sink, String()),
+    )
+    scene.produce(joined, [("Ann", "old")])
+    with scene.running(graph) as running, kafka_cluster.admin() as admin:
+        running.wait_at_work()
+        admin.delete_topics([joined])
+        eventually("it is said", lambda: said(caplog), timeout_s=30)
+        scene.produce(source, [("Ann", "1")])
+        eventually("input is handled", lambda: scene.read(sink) == [("1", b"old")], timeout_s=20, interval_s=0.2)
+        kafka_cluster.create_topics({joined: {"num_partitions": PARTITIONS, "replication_factor": 1, **TABLE}})
+        scene.produce(joined, [("Ann", "new")])
+        eventually("that is said too", lambda: len(said(caplog)) == 2, timeout_s=30)
+
+        def joins_see_the_new_one() -> bool:
+            scene.produce(source, [("Ann", "2")])
+            return ("2", b"new") in scene.read(sink)
+
+        eventually("joins see the new one", joins_see_the_new_one, timeout_s=20, interval_s=0.2)
+    assert said(caplog) == [
+        f"{joined}/0 has no leader, or its topic was deleted; trying again until one answers",
+        "the brokers answer again; going on",
+    ]
 
 
 USERS = [user for user in map("user {}".format, range(40)) if partition_of(user.encode(), PARTITIONS)]

@@ -16,6 +16,7 @@ from gokamsg.engine.records import BatchBuilder
 from gokamsg.engine.state import ViewState
 from gokamsg.engine.view import View
 from gokamsg.errors import BrokerUnavailableError, GokamsgError, TopicError
+from tests.engine.kafka_scene import said
 from tests.helpers import eventually, free_port
 from tests.kafka_server import KafkaCluster, KafkaServer
 
@@ -280,8 +281,3 @@ def test_a_view_says_that_its_topic_is_gone_and_follows_the_next_of_that_name(
         f"{scene.table}/1 has no leader, or its topic was deleted; trying again until one answers",
         "the brokers answer again; going on",
     ]
-
-
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said of brokers that do not answer."""
-    return [record.message for record in caplog.records if record.name == "gokamsg.engine.silence"]

@@ -1,11 +1,13 @@
 """The load generator: what it says, at which rate, over few connections, each message once; and what it counts."""
 
+import json
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ from gokamsg.messaging.loadgen import PEOPLE, SAYINGS, Latencies, LoadGenerator,
 from gokamsg.messaging.messages import Message
 from gokamsg.messaging.server import HttpServer, listen
 from gokamsg.messaging.service import create_app
-from tests.helpers import free_port
+from tests.helpers import free_port, run_gokamsg
 
 
 class Service:
@@ -124,6 +126,21 @@ def test_refusals_are_counted_and_the_first_is_kept(service: Service) -> None:
     assert (progress.accepted, progress.refused, progress.unanswered) == (1, 2, 0)
     assert progress.first_failure is not None
     assert progress.first_failure.startswith("400, the ")
+
+
+def test_the_command_tells_the_first_refusal_at_once_and_counts_them_at_the_end(
+    service: Service, tmp_path: Path
+) -> None:
+    """A load that runs for hours told it at its end only."""
+    lines = [{"From": "-z", "To": "Alice", "Content": "x"}, *({"From": "Bob", "To": "", "Content": "x"},) * 2]
+    path = tmp_path / "messages"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run_gokamsg("loadgen", "--url", service.url, "--file", str(path), "--rate", "5")
+    why = "400, the user name '-z' begins with '-'; such names are reserved"
+    assert done.stderr.splitlines()[1:] == [
+        f"a message was not accepted ({why}); going on",
+        f"Error: 3 of 3 messages were not accepted; the first: {why}.",
+    ]
 
 
 def test_nobody_there_is_one_sentence() -> None:

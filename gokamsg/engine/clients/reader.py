@@ -81,7 +81,8 @@ class BatchReader:
         caller seeks.
         """
         deadline = time.monotonic() + timeout_s
-        self._refuse_another_topic()
+        if others := self._of_another_topic():
+            raise self._made_anew(others)
         try:
             polled = {}
             if timeout_s > 0 and self._misdirected():
@@ -101,11 +102,10 @@ class BatchReader:
             raise self._lost({tp: self._where(tp) for tp in error.divergent_offsets}) from error
         finally:
             self._wakeable = self._woken = False
-        found = {(tp.topic, tp.partition): batches for tp, batches in polled.items()}
-        for part in self._of_another_topic():
-            found.pop(part, None)
-        if not found:
-            self._refuse_another_topic()
+        others = self._of_another_topic()  # the poll may have learnt of it: what it brought may be of either topic
+        found = {part: batches for tp, batches in polled.items() if (part := (tp.topic, tp.partition)) not in others}
+        if others and not found:
+            raise self._made_anew(others)
         return found
 
     def wake(self) -> None:
@@ -190,6 +190,11 @@ class BatchReader:
     def connected(self) -> bool:
         """Whether any connection to a broker stands right now."""
         return any(conn.connected for conn in list(self._consumer._manager._conns.values()))
+
+    def leaderless(self) -> set[TopicPart]:
+        """Partitions that no broker is known to lead."""
+        leader = self._consumer._cluster.leader_for_partition
+        return {(tp.topic, tp.partition) for tp in self._subscription.assigned_partitions() if leader(tp) in (None, -1)}
 
     def close(self) -> None:
         """Ends the threads and connections; a static member stays in its group."""
@@ -371,10 +376,6 @@ class BatchReader:
 
     def _made_anew(self, parts: Collection[TopicPart]) -> GokamsgError:
         return self._lost({tp: self._where(tp) for tp in _kafka(parts)})
-
-    def _refuse_another_topic(self) -> None:
-        if others := self._of_another_topic():
-            raise self._made_anew(others)
 
     def _lost(self, positions: Mapping[Any, int]) -> PositionLostError:
         lost = {(tp.topic, tp.partition): offset for tp, offset in positions.items()}

@@ -90,11 +90,6 @@ class TableConsumer(BatchReader):
             self._served = not self._unserved()
         return self._due or not self._served
 
-    def leaderless(self) -> set[TopicPart]:
-        """Partitions that no broker is known to lead."""
-        leader = self._consumer._cluster.leader_for_partition
-        return {(tp.topic, tp.partition) for tp in self._subscription.assigned_partitions() if leader(tp) in (None, -1)}
-
     def log_start(self, topic: str, partition: int) -> int:
         return self.beginning_offsets([(topic, partition)])[topic, partition]
 

@@ -74,6 +74,12 @@ class _Reader:
     def lags(self) -> dict[TopicPart, int | None]:
         return {part: self._broker.log(part).end - position for part, position in self._positions.items()}
 
+    def connected(self) -> bool:
+        return True
+
+    def leaderless(self) -> Collection[TopicPart]:
+        return ()
+
     def close(self) -> None:
         self._closed = True
 
@@ -174,9 +180,6 @@ class MemoryGroupConsumer(_Reader):
         self._group.offsets.update(offsets)
         self._life.step()
 
-    def connected(self) -> bool:
-        return True
-
     def leave(self) -> None:
         self._life.step()
         self._broker.leave(self._name, self._member.member_id)
@@ -204,12 +207,6 @@ class MemoryTableConsumer(_Reader):
 
     def starting(self) -> bool:
         return False
-
-    def connected(self) -> bool:
-        return True
-
-    def leaderless(self) -> Collection[TopicPart]:
-        return ()
 
     def behind(self) -> bool:
         """Whether there is something to read."""
