@@ -1,7 +1,7 @@
 """Child processes that have done their imports before anybody needs them.
 
 A Python process with the engine in it takes half a second of CPU to start; `gokamsg up` needs six of them. So it
-imports once, forks blanks while it still has a single thread, and gives each its command when it is wanted. A blank
+loads once, forks blanks while it still has a single thread, and gives each its command when it is wanted. A blank
 shares its parent's memory until it writes to it. Where no blank is left, one is forked if the process has a single
 thread then; else, or where the platform does not fork well, an ordinary process is started: the caller cannot tell
 the difference.
@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Protocol
 
 
@@ -90,14 +90,13 @@ class Nursery:
         self._blanks: list[_Forked] = []
         self._prepared = False
 
-    def prepare(self, modules: Sequence[str], *, blanks: int) -> None:
-        """Import `modules` and fork so many blanks; does nothing where that is not safe."""
+    def prepare(self, load: Callable[[], None], *, blanks: int) -> None:
+        """Fork so many blanks after `load`, which leaves in this process what a child needs before it has its command;
+        does nothing where that is not safe."""
         if not _may_fork():
             return
-        for module in modules:
-            importlib.import_module(module)
-        gc.collect()
-        gc.freeze()  # what was imported stays shared: the collector does not touch it any more
+        load()
+        gc.freeze()  # what was loaded stays shared: the collector does not touch it any more
         self._prepared = True
         for _ in range(blanks):
             self._blanks.append(self._fork())

@@ -1,6 +1,6 @@
 """What `gokamsg up` starts: a broker, the five roles, the service; stopped in reverse order.
 
-1. Python's imports are done once, for all parts (nursery.py).
+1. What all parts need at their start is loaded once (nursery.py).
 2. The broker is a child like the others, with a supervisor of its own: it starts first and ends last, and one that
    crashes is started again while the others wait for it.
 3. `prepare` is called with the broker's address once it accepts connections (None without a broker of our own); it
@@ -44,13 +44,13 @@ class Up:
         listener: Listener,
         *,
         prepare: Callable[[str | None], Sequence[ChildSpec]],
-        modules: Sequence[str],
+        load: Callable[[], None],
         children: int,
         options: SupervisorOptions | None = None,
     ) -> None:
-        """`children` blanks are made ready for the parts, with `modules` imported."""
+        """`children` blanks are made ready for the parts, after `load` (nursery.py)."""
         self._prepare = prepare
-        self._modules = modules
+        self._load = load
         self._children = children
         self._nursery = Nursery()
         self._listener = listener
@@ -67,7 +67,7 @@ class Up:
         thread = None
         if self._broker is not None:
             self._broker.launch()
-        self._nursery.prepare(self._modules, blanks=self._children)  # while the broker starts, and before any thread
+        self._nursery.prepare(self._load, blanks=self._children)  # while the broker starts, and before any thread
         if self._broker is not None:
             thread = threading.Thread(target=self._run_broker, args=(self._broker,), name="broker-supervisor")
             thread.start()

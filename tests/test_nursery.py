@@ -34,11 +34,11 @@ if __name__ == "__main__":
 """
 
 SCRIPT = """
-import json, os, sys, threading
+import importlib, json, os, sys, threading
 from gokamsg.nursery import Nursery
 
 nursery = Nursery()
-nursery.prepare(["imported_before"], blanks=2)
+nursery.prepare(lambda: importlib.import_module("imported_before"), blanks=2)
 blanks = {blank.pid for blank in nursery._blanks}
 seen = []
 for argument in sys.argv[1:]:
@@ -138,7 +138,7 @@ def test_a_process_with_threads_raises_no_blanks(tmp_path: Path) -> None:
     code = (
         "import threading; from gokamsg.nursery import Nursery\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "nursery = Nursery(); nursery.prepare(['json'], blanks=2); print(len(nursery._blanks))"
+        "nursery = Nursery(); nursery.prepare(lambda: None, blanks=2); print(len(nursery._blanks))"
     )
     root = str(Path(gokamsg.__file__).parent.parent)
     done = subprocess.run(

@@ -5,6 +5,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from gokamsg import console
@@ -16,8 +18,8 @@ from .kafka import client_config, make_topics
 from .registration import command
 from .stopping import stop_on_signals
 
-MODULES = ("gokamsg.engine", "gokamsg.messaging.roles", "gokamsg.commands.worker")
-"""What every worker imports."""
+MODULES = ("gokamsg.messaging.roles", "gokamsg.commands.worker")
+"""What every worker imports, besides the engine."""
 
 
 @command("process", "Run one or several roles: collector, blocker, filter, translator, detector, or all of them.")
@@ -26,9 +28,18 @@ def process(settings: Settings) -> None:
 
     specs = worker_specs(settings)
     with closing(Nursery()) as nursery:
-        nursery.prepare(MODULES, blanks=len(specs))  # before any client has a thread
+        nursery.prepare(partial(load, MODULES), blanks=len(specs))  # before any client has a thread
         make_topics(client_config(settings), [topic for role in settings.roles for topic in topics_of(role)])
         run_workers(settings, specs, nursery)
+
+
+def load(modules: Iterable[str]) -> None:
+    """What every worker would do for itself at its start, done before it is forked."""
+    from gokamsg.engine import warm_up
+
+    for module in modules:
+        import_module(module)
+    warm_up()
 
 
 def run_workers(settings: Settings, specs: Sequence[ChildSpec], nursery: Nursery) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from gokamsg.supervisor import ChildSpec, SupervisorOptions
 from gokamsg.up import Listener, Up
 
 from .broker import BROKER_DATA
-from .process import partitions_text, worker_specs
+from .process import load, partitions_text, worker_specs
 from .registration import command
 from .stopping import stop_on_signals
 
@@ -33,7 +34,6 @@ TABLES_DATA = "tables"
 PANEL_EVERY_S = 0.5
 MOST_SAID = 1000
 MODULES = (
-    "gokamsg.engine",
     "gokamsg.messaging.roles",
     "gokamsg.messaging.service",
     "gokamsg.messaging.server",
@@ -59,7 +59,7 @@ def up(settings: Settings) -> None:
         None if settings.brokers else broker_spec(settings),
         Listener(show.message, show.event, show.log),
         prepare=parts,
-        modules=MODULES,
+        load=partial(load, MODULES),
         children=5 * settings.workers + (2 if settings.demo else 1),
         options=SupervisorOptions(grace_s=4.0),
     )

@@ -12,7 +12,7 @@ its public interface; everything else may change.
 
 from typing import TYPE_CHECKING, Any
 
-from gokamsg.engine.clients import Admin, ClientConfig, ClusterInfo, check_broker
+from gokamsg.engine.clients import Admin, ClientConfig, ClusterInfo, check_broker, warm_up
 from gokamsg.engine.codec import Bytes, Codec, Int64, Json, String
 from gokamsg.engine.context import Context
 from gokamsg.engine.emitter import Emitter, Promise, RecordPosition
@@ -113,6 +113,7 @@ __all__ = [
     "quarantine_of",
     "table_of",
     "verify_tables",
+    "warm_up",
 ]
 
 

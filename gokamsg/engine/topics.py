@@ -166,7 +166,7 @@ class TopicManager:
         for name in missing:
             found[name], _ = self._make(name, source.partitions, own[name])
             self._check_own(found[name], source, own[name])
-        configs = self._admin.topic_configs([*inputs, *tables])
+        configs = self._admin.topic_configs([*inputs, *tables], ["cleanup.policy"])
         for name in tables:
             self._check_table(name, configs[name])
         for name in inputs:

@@ -13,6 +13,7 @@ from gokamsg.engine.clients.producer import IdempotentProducer, TransactionalPro
 from gokamsg.engine.clients.reader import Batches, TopicPart
 from gokamsg.engine.clients.sending import BATCH_BYTES, BatchSender, SentBatch
 from gokamsg.engine.clients.table_consumer import TableConsumer
+from gokamsg.engine.clients.warming import warm_up
 
 __all__ = [
     "BATCH_BYTES",
@@ -40,4 +41,5 @@ __all__ = [
     "TopicPart",
     "TransactionalProducer",
     "check_broker",
+    "warm_up",
 ]

@@ -148,11 +148,14 @@ class Admin:
                 return found
             time.sleep(0.1)
 
-    def topic_configs(self, names: Collection[str], timeout_s: float = SETTLE_S) -> dict[str, dict[str, str]]:
-        """Every setting of each topic, defaults included; new topics are waited for as in existing_topics()."""
+    def topic_configs(
+        self, names: Collection[str], keys: Collection[str] = (), timeout_s: float = SETTLE_S
+    ) -> dict[str, dict[str, str]]:
+        """These settings of each topic, or all; defaults too. New topics are waited for as in existing_topics()."""
         if not names:
             return {}
-        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in sorted(set(names))]
+        asked = dict.fromkeys(keys) or None
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, asked) for name in sorted(set(names))]
         deadline = time.monotonic() + timeout_s
         while True:
             found: dict[str, Any] = {}

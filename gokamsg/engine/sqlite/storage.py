@@ -48,8 +48,7 @@ class SQLiteStorage:
         self._position: int | None = meta.get("position")
         self._marked = meta.get("boot") == boot_id and not is_clean(path)
         try:
-            for statement in _SETTINGS:
-                self._run(statement, doing="be opened")
+            self._finish(self._submit(_set_up, "be opened"), "be opened")
         except StateError:
             self._end(remove=False)
             raise
@@ -211,6 +210,12 @@ class _Write:
 
     def wait(self) -> None:
         self._storage._finish(self._job, "be written")
+
+
+def _set_up(cursor: sqlite3.Cursor) -> list[Any]:
+    for statement in _SETTINGS:
+        cursor.execute(statement)
+    return []
 
 
 def _write(cursor: sqlite3.Cursor, changes: Mapping[bytes, bytes | None]) -> None:

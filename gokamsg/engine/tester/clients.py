@@ -356,7 +356,7 @@ class MemoryAdmin:
         """The same: what is made here is known at once."""
         return self.describe_topics(names)
 
-    def topic_configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+    def topic_configs(self, names: Collection[str], keys: Collection[str] = ()) -> dict[str, dict[str, str]]:
         return {name: {"cleanup.policy": "delete", **self._broker.topic(name).config} for name in names}
 
     def cluster(self) -> ClusterInfo:
