@@ -21,7 +21,7 @@ COUNT = 6_000
 def _messages(seed: int) -> list[Message]:
     """Two thirds of the messages have readers with one writer each; the feeds of those follow from the file."""
     crowd = chatter(seed)
-    letters = (("author", f"committer {number % 40}", f"subject {number}") for number in itertools.count())
+    letters = ((f"author {n % 4}", f"committer {n % 40}", f"subject {n}") for n in itertools.count())
     mixed = zip(
         letters, crowd, ((f"pen {n % 30}", f"pal {n % 30}", f"letter {n}") for n in itertools.count()), strict=False
     )

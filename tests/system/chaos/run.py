@@ -11,12 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.helpers import Processes, eventually, say, slowness
+from tests.helpers import Processes, eventually, run_gokamsg, say, slowness, times_slower
 from tests.system.chaos.account import Account
 from tests.system.chaos.brokers import Brokers
 from tests.system.chaos.faults import CLEAN_STOP_S, Faults
 from tests.system.chaos.load import TRANSLATED, Drizzle, Speaker, talk
-from tests.system.chaos.schedule import KINDS, Fault, Parts, draw
+from tests.system.chaos.schedule import KINDS, SAME_HOST_S, Fault, Parts, draw
 from tests.system.chaos.service import COMMANDS, Service
 from tests.system.chaos.watch import Stall, Watch, by_id
 from tests.system.fold import partition_of
@@ -73,6 +73,7 @@ class Run:
         ]
         self._wake = threading.Event()
         self._slowness = 1.0
+        self._starts: list[float] = []
 
     def go(self) -> Report:
         """Runs it to its end, and prints the report."""
@@ -129,6 +130,8 @@ class Run:
             self._service.keep()
 
     def _inject(self, fault: Fault) -> None:
+        if self._seconds >= LONG_S and KINDS[fault.kind].bar_s == SAME_HOST_S:
+            self._starts.append(run_gokamsg("--version").seconds)
         injected = Injected(fault, time.monotonic())
         self.report.injected.append(injected)
         undo = self._faults.inject(fault)
@@ -199,7 +202,7 @@ class Run:
             f"messages: {sent} sent, {known} acknowledged ({account.spam} of them spam), {account.delivered} delivered,"
             f" {account.doubled} doubled, {account.lost} lost; answers: {dict(sorted(answers.items()))}"
         )
-        say(f"a machine {self._slowness:.1f} times slower than an idle one")
+        say(f"a machine {self._slowness:.1f} times slower than an idle one at the end{self._busy_text()}")
         longest, name = max(stops)
         say(f"clean stops: {len(stops)}, longest {longest:.1f} s, {name} (bar {CLEAN_STOP_S:.0f})")
         for text in self._service.excused:
@@ -225,7 +228,7 @@ class Run:
                 limit = kind.bar_s + (injected.ended - injected.began if kind.blocks else 0.0)
                 bar = f" (bar {limit:.1f} s, fault of {injected.ended - injected.began:.1f} s)"
                 if stall.seconds > limit:
-                    bar += " OVER"
+                    bar += " OVER" if stall.seconds > limit * self._busy else " OVER, but for a busy machine"
                 if stall.seconds > (limit + GRACE_S) * self._slowness:
                     self.report.broken.append(f"{name}: a stall of {stall.seconds:.1f} s, {stall.where}{bar}")
             say(f"longest stall, {name}: {stall.seconds:.1f} s, {stall.where}{bar}")
@@ -233,6 +236,14 @@ class Run:
                 for each in blamed:
                     began, ended = each.began - stall.began, each.ended - stall.began
                     say(f"    from {began:.1f} to {ended:.1f} s of it: {each.fault.kind}, {each.fault.target}")
+
+    @property
+    def _busy(self) -> float:
+        """How many times slower than an idle machine this one was at work, as a command starts on it."""
+        return times_slower(self._starts) if self._starts else 1.0
+
+    def _busy_text(self) -> str:
+        return f", {self._busy:.1f} times while it ran" if self._starts else ""
 
     def _blamed(self, stall: Stall) -> list[Injected]:
         return [

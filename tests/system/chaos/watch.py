@@ -23,6 +23,9 @@ from tests.plain_clients import plain_consumer
 from tests.system.messaging import INPUTS, Message
 
 SAMPLE_S = 0.25
+GATHER_MS = 100
+"""So much later than it came a record may be seen. An answer for each record would take a quarter of a core from what
+is watched."""
 _WORTH_S = 0.7
 TOPICS = sorted({topic for topics in INPUTS.values() for topic in topics})
 
@@ -100,13 +103,15 @@ class Watch:
             auto_offset_reset="earliest",
             reconnect_backoff_max_ms=200,
             max_poll_records=10_000,
+            fetch_min_bytes=1 << 20,  # never there: an answer every GATHER_MS
+            fetch_max_wait_ms=GATHER_MS,
         )
         try:
             consumer.assign(self._partitions)
             for partition in self._partitions:
                 consumer.seek(partition, self._ends.get((partition.topic, partition.partition), 0))
             while not self._stop.is_set():
-                found = consumer.poll(timeout_ms=50)
+                found = consumer.poll(timeout_ms=GATHER_MS)
                 now = time.monotonic()
                 with self._lock:
                     for partition, records in found.items():
