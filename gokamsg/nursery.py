@@ -95,7 +95,11 @@ class Nursery:
         does nothing where that is not safe."""
         if not _may_fork():
             return
-        load()
+        gc.disable()  # nothing of it is garbage, and looking for some would take a tenth of the time
+        try:
+            load()
+        finally:
+            gc.enable()
         gc.freeze()  # what was loaded stays shared: the collector does not touch it any more
         self._prepared = True
         for _ in range(blanks):
