@@ -27,6 +27,7 @@ from gokamsg.broker.state import Broker
 
 logger = logging.getLogger(__name__)
 
+_TURNS_TO_ACCEPT = 3  # of the loop, until an accepted connection has its protocol
 _RECEIVE_BYTES = 256 * 1024  # shared: the loop fills it and a connection empties it before the next one reads
 
 
@@ -60,7 +61,7 @@ class Listener:
     async def close(self, *, grace_s: float) -> None:
         """Accept nothing more, let requests under way end within grace_s, close every connection."""
         if self._server is not None:
-            self._server.close()
+            await _accept_no_more(self._server)
         deadline = self.broker.clock.monotonic() + grace_s
         while any(connection.busy for connection in self.connections):
             if self.broker.clock.monotonic() >= deadline:
@@ -130,3 +131,14 @@ class Listener:
             self._throttled = False
             for other in self.connections:
                 asyncio.get_running_loop().call_soon(other.regulate)
+
+
+async def _accept_no_more(server: asyncio.Server) -> None:
+    """Close the server, once what it is just accepting is connected: asyncio would forget that, unclosed."""
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        with contextlib.suppress(NotImplementedError):  # by Windows' loop
+            loop.remove_reader(listening)
+    for _ in range(_TURNS_TO_ACCEPT):
+        await asyncio.sleep(0)
+    server.close()

@@ -1,6 +1,7 @@
 """Starting, stopping and refusing to start; in a thread and as a process of its own."""
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -231,6 +232,41 @@ def test_full_disk_stops_the_broker_and_loses_nothing_acknowledged(tmp_path: Pat
     with running_broker(data_dir=tmp_path) as again, RawClient(again.address) as client:
         assert fetch(client, "t", 0).high_watermark == acknowledged
         assert client.produce("t", 0, make_batch([(b"k", b"v")])).base_offset == acknowledged
+
+
+def test_a_stop_forgets_no_connection_that_is_just_accepted(tmp_path: Path) -> None:
+    """Forgotten ones are unclosed transports, which fail a test when they are collected."""
+    for number in range(3):
+        broker = RunningBroker(BrokerSettings(data_dir=tmp_path / str(number), port=0))
+        broker.start()
+        host, _, port = broker.address.rpartition(":")
+        knocking = Knocking(host, int(port))
+        eventually("connections come and go", lambda knocking=knocking: knocking.count > 50)  # type: ignore[misc]
+        broker.stop()
+        knocking.stop()
+        gc.collect()
+
+
+class Knocking:
+    """Connects again and again, on three threads, until it is told to stop."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.count = 0
+        self._address = (host, port)
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._knock) for _ in range(3)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _knock(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(self._address, timeout=5):
+                self.count += 1
 
 
 def test_messages_are_their_users_alone(tmp_path: Path) -> None:
