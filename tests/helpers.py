@@ -219,6 +219,14 @@ class Process:
             parts += [f"-- {label}", *text.splitlines()[-_TAIL_LINES:]]
         return "\n".join(parts)
 
+    def children(self) -> list[int]:
+        """The process ids of its children, as of now."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except OSError:
+            return []
+        return sorted(int(pid) for pid in children.split())
+
     def wait_line(self, pattern: str, *, timeout_s: float = 30.0) -> re.Match[str]:
         """The first line of either output that `pattern` is found in; fails, with the output's tail, if none comes."""
         regex = re.compile(pattern)

@@ -4,9 +4,11 @@
 until every group has committed all of its input; outputs and offsets are committed together, so nothing can follow.
 """
 
+import contextlib
 import http.client
 import itertools
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -19,6 +21,7 @@ from urllib.parse import quote
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from gokamsg.supervisor import STACKS_SIGNAL
 from tests.helpers import Completed, Process, Processes, eventually, free_port, run_gokamsg
 from tests.kafka_server import MESSAGING_TOPICS, KafkaCluster
 from tests.system import fold
@@ -62,7 +65,10 @@ class Messaging:
     def running(self, process: Process, *roles: str, timeout_s: float = 30.0) -> None:
         """Returns when each role says that it is at work."""
         for role in roles:
-            process.wait_line(rf"{role}.*running", timeout_s=timeout_s)
+            try:
+                process.wait_line(rf"{role}.*running", timeout_s=timeout_s)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n\n{_stacks(process)}") from None
 
     def serve(self, *options: str) -> Process:
         self.port = free_port()
@@ -251,6 +257,18 @@ class Messaging:
         # 4. Everything lies in the partition of its key.
         loops = self.read("detector-loop")
         assert fold.misplaced([*in_kafka, *received, *events, *loops]) == []
+
+
+def _stacks(process: Process) -> str:
+    """What the workers of a command are doing, thread by thread."""
+    said = len(process.stderr())
+    for worker in process.children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, STACKS_SIGNAL)
+    with contextlib.suppress(AssertionError):  # a worker that has no more to say is told as well
+        eventually("the workers show their stacks", lambda: "most recent call first" in process.stderr()[said:])
+        pause(seconds=1.0)
+    return process.stderr()[said:]
 
 
 def _equal(what: str, expected: Mapping[Any, Any], found: Mapping[Any, Any]) -> None:

@@ -73,11 +73,7 @@ class Command:
     def workers(self) -> list[int]:
         """The process ids of its workers."""
         assert self.process is not None
-        try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        except OSError:
-            return []
-        return sorted(int(pid) for pid in children.split())
+        return self.process.children()
 
     @property
     def ready(self) -> bool:
