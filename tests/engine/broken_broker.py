@@ -19,7 +19,6 @@ from gokamsg.broker.control import Control
 from gokamsg.broker.runner import RunningBroker
 from gokamsg.broker.settings import BrokerSettings
 from gokamsg.engine import Context, GroupGraph, Input, Int64, Output, Persist, String, define_group
-from gokamsg.errors import BrokerUnavailableError
 from tests.engine.cutting_proxy import CuttingProxy
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.helpers import eventually, free_port
@@ -229,33 +228,6 @@ class Story:
             self.more()
             eventually("the first records are through", self.through, timeout_s=30)
             yield running
-
-    @contextmanager
-    def supervised(self) -> Iterator[None]:
-        """A worker that is started again where it ends because no broker answers, as the command does with its own: a
-        broker may go while a start has not connected everything."""
-        stopping = threading.Event()
-        failed: list[BaseException] = []
-
-        def keep() -> None:
-            while not stopping.is_set() and not failed:
-                try:
-                    with self.scene.running(self.graph) as running:
-                        eventually("it ends", lambda: stopping.is_set() or running.error, timeout_s=120)
-                except BrokerUnavailableError:
-                    stopping.wait(0.2)
-                except BaseException as error:
-                    failed.append(error)
-
-        keeper = threading.Thread(target=keep, name="keeper")
-        keeper.start()
-        try:
-            yield
-        finally:
-            stopping.set()
-            keeper.join()
-        if failed:
-            raise failed[0]
 
     def counted(self) -> None:
         """Nothing follows what is through, and the table says the same."""

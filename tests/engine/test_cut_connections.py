@@ -22,8 +22,7 @@ def cut(story: Story, kind: str, reaction: Drop | DropAfter, rounds: int, *, dow
             def begin(stack: ExitStack = stack) -> None:
                 story.more()
                 if kind in AT_START or kind in OF_READERS:
-                    at_work = story.scene.running(story.graph) if down_s is None else story.supervised()
-                    stack.enter_context(at_work)
+                    stack.enter_context(story.scene.running(story.graph))
 
             times = 1 + number % 3
             took.append(story.after(kind, lambda *_: reaction, begin=begin, times=times, down_s=down_s))
