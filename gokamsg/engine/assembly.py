@@ -23,6 +23,7 @@ from gokamsg.engine.guarantee import AtLeastOnce, Delivery, ExactlyOnce, P
 from gokamsg.engine.hashing import Partitioner
 from gokamsg.engine.lookup import LookupTable
 from gokamsg.engine.names import quarantine_of
+from gokamsg.engine.opening import Opening
 from gokamsg.engine.options import ProcessorOptions
 from gokamsg.engine.output import Outputs
 from gokamsg.engine.partition_processor import Pace, PartitionProcessor, Source
@@ -58,14 +59,16 @@ def assemble(
     stack: ExitStack,
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
-    cluster_id, topics = _topics(cluster, graph, options)
+    opening = Opening(patience)
+    cluster_id, topics = opening.outlast(lambda: _topics(cluster, graph, options, opening))
     home = cluster.home(options.state_dir, cluster_id, graph.group)
     stack.callback(home.release)
-    deliver_from = _begun_delivery(cluster, options, home, _written(graph, topics), patience, stack)
-    clients = _clients(cluster, graph, home, topics, patience, stack)
+    deliver_from = _begun_delivery(cluster, options, home, _written(graph, topics), patience, opening, stack)
+    clients = _clients(cluster, graph, home, topics, patience, opening, stack)
     delivery = deliver_from(clients.inputs)
     stack.callback(delivery.close)
     delivery.recover()
+    opening.over()
     storage = options.storage_builder or home.storage
     tables = Tables(storage, cache_bytes=options.cache_bytes, shares=_shares(graph, topics))
     stack.callback(tables.close_all)
@@ -186,10 +189,14 @@ def sources(graph: GroupGraph) -> dict[str, Source]:
     return {edge.topic: Source(edge.topic, edge.codec, edge.callback) for edge in graph.consumed_streams}
 
 
-def _topics(cluster: Cluster, graph: GroupGraph, options: ProcessorOptions) -> tuple[str, Mapping[str, Topic]]:
+def _topics(
+    cluster: Cluster, graph: GroupGraph, options: ProcessorOptions, opening: Opening
+) -> tuple[str, Mapping[str, Topic]]:
     """The cluster's id, and the topics: makes the group's own, with its inputs' partition count, and checks all."""
     with TopicManager(cluster) as manager:
-        return manager.cluster().cluster_id, manager.prepare(graph, quarantine=options.on_error == "quarantine")
+        cluster_id = manager.cluster().cluster_id
+        opening.seen()
+        return cluster_id, manager.prepare(graph, quarantine=options.on_error == "quarantine")
 
 
 def _clients(
@@ -198,6 +205,7 @@ def _clients(
     home: Home,
     topics: Collection[str],
     patience: Patience,
+    opening: Opening,
     stack: ExitStack,
 ) -> Clients:
     """The two consumers, which connect at the same time."""
@@ -209,10 +217,14 @@ def _clients(
         # A change of a table ends the wait for input: the next message finds it.
         return cluster.table_consumer(topics=followed, patience=patience, fetched=lambda: inputs.wake())
 
-    coming = Making(patience, table_consumer, lambda late: late.close())
+    coming = Making(patience, lambda: opening.outlast(table_consumer), lambda late: late.close())
     stack.callback(coming.leave)
     streams = sorted(sources(graph))
-    inputs = cluster.group_consumer(group=graph.group, instance_id=home.instance_id, topics=streams, patience=patience)
+    inputs = opening.outlast(
+        lambda: cluster.group_consumer(
+            group=graph.group, instance_id=home.instance_id, topics=streams, patience=patience
+        )
+    )
     stack.callback(inputs.close)
     tables = coming.result()
     stack.callback(tables.close)
@@ -232,11 +244,14 @@ def _begun_delivery(
     home: Home,
     topics: Collection[str],
     patience: Patience,
+    opening: Opening,
     stack: ExitStack,
 ) -> Callable[[GroupClient], Delivery]:
     """What makes the delivery, once there are inputs. Its producer connects meanwhile."""
     if options.guarantee == "at-least-once":
-        idempotent = _ahead(lambda: cluster.idempotent_producer(topics=topics, patience=patience), patience, stack)
+        idempotent = _ahead(
+            lambda: cluster.idempotent_producer(topics=topics, patience=patience), patience, opening, stack
+        )
         return lambda inputs: AtLeastOnce(*idempotent, inputs)
     transactional = _ahead(
         lambda: cluster.transactional_producer(
@@ -246,18 +261,22 @@ def _begun_delivery(
             patience=patience,
         ),
         patience,
+        opening,
         stack,
     )
     return lambda _: ExactlyOnce(*transactional)
 
 
-def _ahead(make: Callable[[], P], patience: Patience, stack: ExitStack) -> tuple[Callable[[], Making[P]], Making[P]]:
+def _ahead(
+    make: Callable[[], P], patience: Patience, opening: Opening, stack: ExitStack
+) -> tuple[Callable[[], Making[P]], Making[P]]:
     """What begins to make a producer, and the first one, which is begun."""
 
-    def start() -> Making[P]:
+    def start(make: Callable[[], P] = make) -> Making[P]:
         return Making(patience, make, lambda late: late.close(0.0))
 
-    first = start()
+    # Only the start waits in one go: a worker that is at work stays a member of its group between two tries.
+    first = start(lambda: opening.outlast(make))
     stack.callback(first.leave)
     return start, first
 

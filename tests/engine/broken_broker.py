@@ -47,8 +47,9 @@ OF_READERS = {
     "ListOffsets": 2,
     "Fetch": 1,
     "Heartbeat": 12,
+    "DescribeConfigs": 32,
 }
-"""Sent by consumers, most of them when they start."""
+"""Sent by consumers, most of them when they start; the last by the start itself, when it looks at its topics."""
 OTHERS = {"OffsetCommit": 8, "LeaveGroup": 13}
 """Sent at least once, and when a worker stops."""
 Fresh = Callable[[str], str]

@@ -42,6 +42,12 @@ def test_a_worker_goes_on_after_any_request_was_cut_off(story: Story, reaction: 
     story.counted()
 
 
+@pytest.mark.parametrize("kind", ["DescribeConfigs", "FindCoordinator"])
+def test_a_start_outlasts_a_broker_that_goes_and_comes_back(embedded_story: Story, kind: str) -> None:
+    cut(embedded_story, kind, Drop(), 1, down_s=1.5)
+    embedded_story.counted()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("down_s", [None, 1.5], ids=["", "broker gone"])
 @pytest.mark.parametrize("reaction", REACTIONS)
