@@ -1,12 +1,18 @@
-"""How connections receive, which kafka-python does otherwise. Their ends and refusals are tested with the clients."""
+"""What connections do otherwise than kafka-python's. Their ends and refusals are tested with the clients."""
 
 import socket
 import threading
+from collections.abc import Callable
+from typing import Any
 
+import pytest
+from kafka.cluster import MetadataRequest
 from kafka.errors import KafkaConnectionError
 
+from gokamsg.engine.clients import ClientConfig, TableConsumer
 from gokamsg.engine.clients.connection import _much
 from tests.helpers import eventually
+from tests.kafka_server import KafkaCluster
 
 ANSWER = bytes(range(256)) * 8_192  # 2 MB, as a fetch brings
 
@@ -36,3 +42,30 @@ def test_an_answer_is_received_in_large_pieces() -> None:
         data, error = receive()
         assert data == b""
         assert isinstance(error, KafkaConnectionError)
+
+
+def test_a_topic_is_added_while_the_question_for_others_is_written(
+    kafka_cluster: KafkaCluster, fresh_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = fresh_name("first"), fresh_name("second")
+    kafka_cluster.create_topics({name: {"num_partitions": 2} for name in (first, second)})
+    consumer = TableConsumer(ClientConfig(kafka_cluster.address))
+    writing, added = threading.Event(), threading.Event()
+    topic_asked_for = MetadataRequest.MetadataRequestTopic
+
+    def written_slowly(**values: Any) -> Any:
+        writing.set()
+        assert added.wait(5)
+        return topic_asked_for(**values)
+
+    monkeypatch.setattr(MetadataRequest, "MetadataRequestTopic", written_slowly)
+    cluster = consumer._consumer._cluster
+    try:
+        cluster.add_topic(first)
+        assert writing.wait(5)
+        cluster.add_topic(second)
+        added.set()
+        assert [consumer.partitions(name, 5) for name in (first, second)] == [2, 2]
+    finally:
+        added.set()
+        consumer.close()

@@ -9,6 +9,8 @@
 - Much is received at a time. kafka-python asks for 4 KB, and for each of them its thread waits until the thread that
   handles records lets it have the interpreter: a fetched answer of some MB took as long as handling it.
 - Topics that a client has not asked about yet are asked for at once; kafka-python waits 100 ms after its last question.
+- A topic may be added while the question for others is written. In kafka-python that ends the task that asks, for good:
+  nothing that the client asks for is found any more.
 - While a client is built, a refusal that trying again cannot change (password, certificate) ends it at once;
   kafka-python tries until its time is over, and then says only that.
 """
@@ -16,8 +18,9 @@
 import selectors
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -157,16 +160,23 @@ class Selector(selectors.DefaultSelector):
 
 def _ask_at_once(cluster: Any) -> None:
     """The pause is meant between two tries of one question, and its length is no setting that reaches it."""
+    changing = threading.Lock()
+    set_topics = cluster.set_topics
 
-    def asked(ask: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def ask_for_new(topics: Any) -> Any:
-            if not cluster._topics.issuperset([topics] if isinstance(topics, str) else topics):
-                cluster._last_refresh_ms = 0
-            return ask(topics)
+    def ask_for(topics: set[str]) -> Any:
+        if not cluster._topics.issuperset(topics):
+            cluster._last_refresh_ms = 0
+        return set_topics(topics)
 
-        return ask_for_new
+    def ask_for_all(topics: Iterable[str]) -> Any:
+        with changing:
+            return ask_for(set(topics))
 
-    cluster.add_topic, cluster.set_topics = asked(cluster.add_topic), asked(cluster.set_topics)
+    def ask_for_one_more(topic: str) -> Any:
+        with changing:
+            return ask_for({*cluster._topics, topic})  # a new set: another thread may be going through this one
+
+    cluster.set_topics, cluster.add_topic = ask_for_all, ask_for_one_more
 
 
 def _last_words(transport: KafkaTCPTransport) -> Callable[[], tuple[bytes, Exception | None]]:
