@@ -32,6 +32,8 @@ from .errors import GokamsgError
 from .nursery import Nursery, Process
 
 PAUSES_S = (0.1, 0.5, 1.0, 2.0, 4.0)
+LOOK_S = 0.25  # children that say nothing are looked after so often
+ENDING_S = 0.01  # and one that has closed its output, which ends within a moment
 STACKS_SIGNAL = signal.SIGUSR1
 
 
@@ -136,7 +138,7 @@ class Supervisor:
         try:
             self.launch()
             while not self._stopping:
-                self._turn(0.25)
+                self._turn(self._rest_s())
                 for child in self._children:
                     self._look_after(child)
         finally:
@@ -171,6 +173,18 @@ class Supervisor:
             assert stream is not None
             os.set_blocking(stream.fileno(), False)
             self._selector.register(stream, selectors.EVENT_READ, child)
+
+    def _rest_s(self) -> float:
+        """How long nothing is to be done unless a child says something."""
+        now = time.monotonic()
+        rest_s = LOOK_S
+        for child in self._children:
+            if child.process is not None:
+                if child.process.stdout is None or child.process.stdout.closed:
+                    rest_s = min(rest_s, ENDING_S)
+            elif child.restart_at is not None:
+                rest_s = min(rest_s, max(0.0, child.restart_at - now))
+        return rest_s
 
     def _turn(self, timeout_s: float) -> None:
         for key, _ in self._selector.select(timeout_s):

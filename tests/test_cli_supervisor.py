@@ -5,14 +5,16 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gokamsg.errors import GokamsgError
-from gokamsg.supervisor import ChildSpec, Supervisor, SupervisorOptions
+from gokamsg.supervisor import LOOK_S, ChildSpec, Supervisor, SupervisorOptions
 from tests.helpers import eventually
 
 QUICK = SupervisorOptions(quick_failures=3, quick_s=5, stall_s=30, grace_s=5, pauses_s=(0.01,))
@@ -110,6 +112,19 @@ def test_a_killed_child_starts_again(running: Callable[..., Running], tmp_path: 
     os.kill(one.supervisor.pids()["a"], signal.SIGKILL)
     eventually("the next one is heard", lambda: len(one.messages) == 2)
     assert one.events == [("a", "failed: it was ended by SIGKILL; it starts again in 0.01 s")]
+
+
+def test_a_killed_child_is_not_found_by_the_next_look_alone(running: Callable[..., Running], tmp_path: Path) -> None:
+    one = running(child("a", POLITE, str(tmp_path / "log")), options=replace(QUICK, quick_failures=100))
+
+    def gap_s(kills: int) -> float:
+        eventually("the child is heard", lambda: len(one.messages) == kills + 1)
+        pid, killed = one.supervisor.pids()["a"], time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        eventually("another one", lambda: one.supervisor.pids().get("a", pid) != pid, interval_s=0.001)
+        return time.monotonic() - killed
+
+    assert min(map(gap_s, range(5))) < LOOK_S / 2
 
 
 def test_a_child_that_keeps_failing_ends_everything_with_its_last_error(
