@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from threading import Event
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -36,6 +36,14 @@ from gokamsg.engine.topics import Topic, TopicManager
 from gokamsg.engine.transaction import Transaction
 from gokamsg.engine.visits import Visits
 from gokamsg.engine.worker import Worker
+from gokamsg.errors import BrokerUnavailableError, TopicError
+
+
+class _Client(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Client)
 
 
 class Assembled(Struct, frozen=True):
@@ -60,14 +68,8 @@ def assemble(
 ) -> Assembled:
     """A worker ready for its first turn. Raises a GokamsgError when something it needs is not there."""
     opening = Opening(patience)
-    cluster_id, topics = opening.outlast(lambda: _topics(cluster, graph, options, opening))
-    home = cluster.home(options.state_dir, cluster_id, graph.group)
-    stack.callback(home.release)
-    deliver_from = _begun_delivery(cluster, options, home, _written(graph, topics), patience, opening, stack)
-    clients = _clients(cluster, graph, home, topics, patience, opening, stack)
-    delivery = deliver_from(clients.inputs)
-    stack.callback(delivery.close)
-    delivery.recover()
+    home, topics, clients, delivery = _connect(cluster, graph, options, patience, opening, stack)
+    _recover(delivery, clients.inputs, patience, stack, joins=not options.recover_ahead)
     opening.over()
     storage = options.storage_builder or home.storage
     tables = Tables(storage, cache_bytes=options.cache_bytes, shares=_shares(graph, topics))
@@ -189,53 +191,96 @@ def sources(graph: GroupGraph) -> dict[str, Source]:
     return {edge.topic: Source(edge.topic, edge.codec, edge.callback) for edge in graph.consumed_streams}
 
 
-def _topics(
-    cluster: Cluster, graph: GroupGraph, options: ProcessorOptions, opening: Opening
-) -> tuple[str, Mapping[str, Topic]]:
-    """The cluster's id, and the topics: makes the group's own, with its inputs' partition count, and checks all."""
-    with TopicManager(cluster) as manager:
-        cluster_id = manager.cluster().cluster_id
-        opening.seen()
-        return cluster_id, manager.prepare(graph, quarantine=options.on_error == "quarantine")
-
-
-def _clients(
+def _connect(
     cluster: Cluster,
     graph: GroupGraph,
-    home: Home,
-    topics: Collection[str],
+    options: ProcessorOptions,
     patience: Patience,
     opening: Opening,
     stack: ExitStack,
-) -> Clients:
-    """The two consumers, which connect at the same time."""
-    edges = (*graph.tables, *graph.joint_tables, *graph.lookup_tables)
-    parked = quarantine_of(graph.group)
-    followed = [*(edge.topic for edge in edges), *([parked] if parked in topics else [])]
+) -> tuple[Home, Mapping[str, Topic], Clients, Delivery]:
+    """The worker's place, the topics and the clients.
+
+    A client takes several round trips to connect. So none waits for another one, nor for what it need not know: the
+    consumers for nothing, the producer for the worker's identity.
+    """
+    streams, quarantine = sorted(sources(graph)), options.on_error == "quarantine"
+    followed = [*streams, *_followed(graph, quarantine=quarantine)]
+
+    def group_consumer() -> GroupClient:
+        return cluster.group_consumer(group=graph.group, topics=streams, patience=patience)
 
     def table_consumer() -> TableClient:
         # A change of a table ends the wait for input: the next message finds it.
         return cluster.table_consumer(topics=followed, patience=patience, fetched=lambda: inputs.wake())
 
-    coming = Making(patience, lambda: opening.outlast(table_consumer), lambda late: late.close())
+    take_inputs = _begin(group_consumer, patience, opening, stack)
+    take_tables = _begin(table_consumer, patience, opening, stack)
+    with TopicManager(cluster) as manager:
+        opening.seen()
+        home = cluster.home(options.state_dir, opening.outlast(manager.cluster_id), graph.group)
+        stack.callback(home.release)
+        written = _written(graph, quarantine=quarantine)
+        deliver_from = _begun_delivery(cluster, options, home, written, patience, opening, stack)
+        topics = opening.outlast(lambda: manager.prepare(graph, quarantine=quarantine))
+    inputs = take_inputs()
+    inputs.join_as(home.instance_id)
+    clients = Clients(inputs, take_tables())
+    delivery = deliver_from(inputs)
+    stack.callback(delivery.close)
+    return home, topics, clients, delivery
+
+
+def _begin(make: Callable[[], C], patience: Patience, opening: Opening, stack: ExitStack) -> Callable[[], C]:
+    """Begins to make a client; what is returned waits for it. One that was begun before the brokers, or a topic, were
+    there is made again."""
+    coming = Making(patience, make, lambda late: late.close())
     stack.callback(coming.leave)
-    streams = sorted(sources(graph))
-    inputs = opening.outlast(
-        lambda: cluster.group_consumer(
-            group=graph.group, instance_id=home.instance_id, topics=streams, patience=patience
-        )
-    )
-    stack.callback(inputs.close)
-    tables = coming.result()
-    stack.callback(tables.close)
-    return Clients(inputs, tables)
+
+    def take() -> C:
+        try:
+            client = coming.result()
+        except (BrokerUnavailableError, TopicError):
+            if patience.hurried:
+                raise
+            client = opening.outlast(make)
+        stack.callback(client.close)
+        return client
+
+    return take
 
 
-def _written(graph: GroupGraph, topics: Mapping[str, Topic]) -> list[str]:
+def _recover(delivery: Delivery, inputs: GroupClient, patience: Patience, stack: ExitStack, *, joins: bool) -> None:
+    """Settles what was left open under this worker's identity, and joins the group meanwhile: no position is decided
+    before both are done."""
+
+    def recover() -> None:
+        try:
+            delivery.recover()
+        finally:
+            inputs.wake()
+
+    settling = Making(patience, recover, lambda _: delivery.close())
+    stack.callback(settling.leave)
+    if joins:
+        inputs.join_until(lambda timeout_s: settling.wait(timeout_s) or patience.hurried)
+    try:
+        settling.result()
+    except BrokerUnavailableError:
+        inputs.leave()  # nobody waits for a member that will not work
+        raise
+
+
+def _followed(graph: GroupGraph, *, quarantine: bool) -> list[str]:
+    """The topics that the group reads as tables."""
+    edges = (*graph.tables, *graph.joint_tables, *graph.lookup_tables)
+    return [*(edge.topic for edge in edges), *([quarantine_of(graph.group)] if quarantine else [])]
+
+
+def _written(graph: GroupGraph, *, quarantine: bool) -> list[str]:
     """The topics that the group writes to."""
     edges = (*graph.output_streams, *graph.loops, *graph.tables)
-    parked = quarantine_of(graph.group)
-    return [*(edge.topic for edge in edges), *([parked] if parked in topics else [])]
+    return [*(edge.topic for edge in edges), *([quarantine_of(graph.group)] if quarantine else [])]
 
 
 def _begun_delivery(
@@ -285,7 +330,7 @@ def _outputs(
     graph: GroupGraph, topics: Mapping[str, Topic], delivery: Delivery, options: ProcessorOptions, clock: Clock
 ) -> Outputs:
     outputs = Outputs(delivery.send, clock)
-    for topic in _written(graph, topics):
+    for topic in _written(graph, quarantine=quarantine_of(graph.group) in topics):
         known = topics.get(topic)
         partitions = known.partitions if known else delivery.partition_count(topic)
         outputs.add(topic, Partitioner(partitions, options.hasher), partitions)

@@ -2,9 +2,10 @@
 
 1. Every assignment runs the whole way for every partition, also for one that the worker kept: it may have been a zombie
    in between. For a table that is up to date that costs one look at the changelog's end.
-2. Order matters: first the group's committed offsets (they wait while a transaction is pending), then the end of the
-   table's changelog, read-uncommitted. All of a decided transaction is below that end, so a restore that reaches it has
-   everything that the committed offsets stand for (KAFKA-10167).
+2. Order matters: first the group's committed offsets (they wait while a transaction is pending), then, in one question,
+   where every log that is needed begins or ends. The end of the table's changelog is the read-uncommitted one: all of a
+   decided transaction is below it, so a restore that reaches it has everything that the committed offsets stand for
+   (KAFKA-10167).
 3. Joins and lookups are restored to their last stable offset as of the assignment.
 4. A partition runs as soon as its own tables and all lookups are restored; the others go on restoring.
 5. With hot standby the tables of every other partition are followed too, so that one that comes to this worker has
@@ -15,12 +16,12 @@ Owned by the worker's thread; `step()` is called between polls and never blocks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import monotonic
 
 from msgspec import Struct
 
-from gokamsg.engine.clients import Membership
+from gokamsg.engine.clients import Membership, Place
 from gokamsg.engine.cluster import GroupClient, Marks, TableClient
 from gokamsg.engine.graph import GroupGraph
 from gokamsg.engine.lookup import LookupTable
@@ -242,17 +243,25 @@ class Assignment:
             return
         partitions = sorted({partition for _, partition in assigned})
         self._check_tables(partitions[-1])
-        own_ends = self._own_ends(partitions)
+        offsets = self._clients.tables.offsets(
+            {
+                Place.START: assigned,
+                Place.END: [*assigned, *_parts(self._own_tables, partitions)],
+                Place.STABLE_END: _parts((edge.topic for edge in self._graph.joint_tables), partitions),
+            }
+        )
+        ends = offsets[Place.END]
+        own_ends = {part: ends[part] for part in _parts(self._own_tables, partitions)}
         traces = self._traces({partition for (_, partition), offset in committed.items() if offset is None}, own_ends)
         if traces is None:
             return
         try:
-            positions = self._positions(assigned, committed, traces, membership)
+            positions = self._positions(assigned, committed, offsets[Place.START], ends, traces, membership)
         except TransactionAbortedError:
             return  # the group is rebalancing again; the next assignment decides
         for partition in partitions:
             self._open(partition, own_ends)
-        self._open_joins(partitions)
+        self._open_joins(offsets[Place.STABLE_END])
         self._undecided = False
         self._restoring = {
             partition: {tp: offset for tp, offset in positions.items() if tp[1] == partition}
@@ -276,10 +285,6 @@ class Assignment:
         persist = self._graph.group_table
         return [topic for topic in (persist.topic if persist else None, self._quarantine) if topic is not None]
 
-    def _own_ends(self, partitions: Collection[int]) -> Mapping[TopicPartition, int]:
-        keys = [(topic, partition) for topic in self._own_tables for partition in partitions]
-        return self._clients.tables.end_offsets(keys) if keys else {}
-
     def _traces(self, new: Collection[int], own_ends: Mapping[TopicPartition, int]) -> Collection[int] | None:
         """Those of the partitions `new` to the group, by its offsets, that its tables show as handled before; None if
         that is not known yet."""
@@ -297,12 +302,11 @@ class Assignment:
         self,
         assigned: list[TopicPartition],
         committed: Mapping[TopicPartition, int | None],
+        starts: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
         traces: Collection[int],
         membership: Membership,
     ) -> dict[TopicPartition, int]:
-        inputs = self._clients.inputs
-        starts = inputs.beginning_offsets(assigned)
-        ends = inputs.end_offsets(assigned)
         positions = {
             (topic, partition): starting_position(
                 topic,
@@ -319,7 +323,7 @@ class Assignment:
         first = {tp: offset for tp, offset in positions.items() if committed.get(tp) != offset}
         if first:
             # From now on a missing offset means a lost one.
-            inputs.commit(first, membership)
+            self._clients.inputs.commit(first, membership)
             for topic, partition in first:
                 self._marks.add(topic, self._topic_ids[topic], partition)
         return positions
@@ -338,7 +342,7 @@ class Assignment:
         """Follow the tables of partitions that are not handled here."""
         if not partitions:
             return
-        keys = [(topic, partition) for topic in self._standby_tables for partition in partitions]
+        keys = _parts(self._standby_tables, partitions)
         ends = self._clients.tables.end_offsets(keys, read_committed=True)
         for topic, partition in keys:
             table = self._tables.open(topic, partition, self._topic_ids[topic])
@@ -370,15 +374,12 @@ class Assignment:
             limit=self._options.quarantine_records,
         )
 
-    def _open_joins(self, partitions: Collection[int]) -> None:
-        for edge in self._graph.joint_tables:
-            keys = [(edge.topic, partition) for partition in partitions]
-            ends = self._clients.tables.end_offsets(keys, read_committed=True)
-            for topic, partition in keys:
-                table = self._tables.open(topic, partition, self._topic_ids[topic])
-                join = self._joins[topic]
-                join.hold(partition, table)
-                self.reader.add(table, ends[topic, partition], follow=True, changed=join.changed)
+    def _open_joins(self, ends: Mapping[TopicPartition, int]) -> None:
+        for (topic, partition), end in ends.items():
+            table = self._tables.open(topic, partition, self._topic_ids[topic])
+            join = self._joins[topic]
+            join.hold(partition, table)
+            self.reader.add(table, end, follow=True, changed=join.changed)
 
     def _resume_restored(self) -> None:
         restored = self.reader.restored
@@ -408,3 +409,7 @@ class Assignment:
             self.reader.remove(edge.topic, partition)
             self._joins[edge.topic].release(partition)
             self._tables.close(edge.topic, partition)
+
+
+def _parts(topics: Iterable[str], partitions: Collection[int]) -> list[TopicPartition]:
+    return [(topic, partition) for topic in topics for partition in partitions]

@@ -36,10 +36,8 @@ class KafkaCluster:
     def admin(self) -> Admin:
         return Admin(self._config)
 
-    def group_consumer(
-        self, *, group: str, instance_id: str, topics: Sequence[str], patience: Patience
-    ) -> GroupConsumer:
-        return GroupConsumer(self._config, group=group, instance_id=instance_id, topics=topics, patience=patience)
+    def group_consumer(self, *, group: str, topics: Sequence[str], patience: Patience) -> GroupConsumer:
+        return GroupConsumer(self._config, group=group, topics=topics, patience=patience)
 
     def table_consumer(
         self,

@@ -69,6 +69,10 @@ class TopicManager:
         """Who the cluster is."""
         return self._admin.cluster()
 
+    def cluster_id(self) -> str:
+        """Which cluster it is; mostly known without asking."""
+        return self._admin.cluster_id()
+
     def describe(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those that exist, by name."""
         return dict(self._admin.describe_topics(set(names)))

@@ -127,7 +127,7 @@ def test_client_properties_that_cannot_be_followed_are_refused(properties: dict[
 CLIENTS: dict[str, Callable[[ClientConfig], object]] = {
     "check": check_broker,
     "admin": Admin,
-    "group": lambda config: GroupConsumer(config, group="g", instance_id="i", topics=["t"]),
+    "group": lambda config: GroupConsumer(config, group="g", topics=["t"]),
     "table": TableConsumer,
     "transactional": lambda config: TransactionalProducer(config, transactional_id="t"),
     "idempotent": IdempotentProducer,

@@ -18,6 +18,7 @@ from gokamsg.engine.clients import (
     Lost,
     Membership,
     Patience,
+    Place,
     Revoked,
     TableConsumer,
 )
@@ -73,7 +74,8 @@ def group_member(
     cluster: KafkaCluster, group: str, *topics: str, instance: str = "one", **settings: int
 ) -> Iterator[GroupConsumer]:
     config = ClientConfig(cluster.address, **settings)
-    consumer = GroupConsumer(config, group=group, instance_id=instance, topics=topics)
+    consumer = GroupConsumer(config, group=group, topics=topics)
+    consumer.join_as(instance)
     try:
         yield consumer
     finally:
@@ -214,6 +216,22 @@ def test_pending_records_are_not_read_but_counted_in_the_high_watermark(
         assert read(reader, 1) == [b"pending"]
 
 
+def test_all_places_of_all_logs_are_told_at_once(kafka_cluster: KafkaCluster, topic: str, fresh_name: Names) -> None:
+    write(kafka_cluster, topic, b"a", b"b", b"c")
+    with kafka_cluster.admin() as admin:
+        admin.delete_records({TopicPartition(topic, 0): 2})
+    with transaction(kafka_cluster, fresh_name("id")) as producer, table_reader(kafka_cluster) as reader:
+        producer.send(topic, value=b"pending", partition=0).get(10)
+        parts = [(topic, 0), (topic, 1)]
+        assert reader.offsets({Place.START: parts, Place.END: parts, Place.STABLE_END: parts[:1]}) == {
+            Place.START: {parts[0]: 2, parts[1]: 0},
+            Place.END: {parts[0]: 4, parts[1]: 0},
+            Place.STABLE_END: {parts[0]: 3},
+        }
+        assert reader.offsets({Place.START: parts[:1], Place.END: []}) == {Place.START: {parts[0]: 2}, Place.END: {}}
+        producer.commit_transaction()
+
+
 @pytest.mark.parametrize("position", [0, 99])
 def test_a_position_outside_the_log_is_told_and_never_reset(
     kafka_cluster: KafkaCluster, topic: str, position: int
@@ -289,7 +307,7 @@ def test_missing_topics_are_named(kafka_cluster: KafkaCluster, fresh_name: Names
     with table_reader(kafka_cluster) as reader, pytest.raises(TopicError, match="'nowhere' does not exist"):
         reader.partitions("nowhere")
     with pytest.raises(TopicError, match="'nowhere' does not exist"):
-        GroupConsumer(ClientConfig(kafka_cluster.address), group=fresh_name("g"), instance_id="i", topics=["nowhere"])
+        GroupConsumer(ClientConfig(kafka_cluster.address), group=fresh_name("g"), topics=["nowhere"])
 
 
 # --- groups -------------------------------------------------------------------------------------------------------
@@ -538,6 +556,27 @@ def test_a_member_that_was_put_out_is_told_and_joins_again(
         assert events[0] == Lost(before.partitions)
 
 
+def test_a_group_is_joined_while_something_else_is_waited_for(
+    kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
+) -> None:
+    """And its member is who it was told to be, though that was known only after it had connected."""
+    group, config = fresh_name("group"), ClientConfig(kafka_cluster.address)
+    with closing(GroupConsumer(config, group=group, topics=[topic])) as consumer, closing(Admin(config)) as admin:
+        consumer.join_as("late")
+
+        deadline = time.monotonic() + 20.0
+
+        def members() -> dict[str | None, frozenset[tuple[str, int]]]:
+            return {member.instance_id: member.partitions for member in admin.describe_groups([group])[group].members}
+
+        everything = {"late": frozenset((topic, partition) for partition in range(consumer.partitions(topic)))}
+        consumer.join_until(lambda _: members() == everything or time.monotonic() > deadline)
+        assert members() == everything
+        [assigned] = consumer.events()
+        assert isinstance(assigned, Assigned)
+        assert assigned.membership.instance_id == "late"
+
+
 @pytest.mark.goka("group: protocol named copartition, user data none of Goka's")
 def test_a_member_that_attends_stays_in_the_group_without_a_poll(
     kafka_cluster: KafkaCluster, topic: str, fresh_name: Names
@@ -545,9 +584,8 @@ def test_a_member_that_attends_stays_in_the_group_without_a_poll(
     """For several times as long as may pass between two polls."""
     interval_s = 1.0
     group, config = fresh_name("group"), ClientConfig(kafka_cluster.address)
-    consumer = GroupConsumer(
-        config, group=group, instance_id="one", topics=[topic], max_poll_interval_ms=int(interval_s * 1000)
-    )
+    consumer = GroupConsumer(config, group=group, topics=[topic], max_poll_interval_ms=int(interval_s * 1000))
+    consumer.join_as("one")
     with closing(consumer), closing(Admin(config)) as admin:
         membership = joined(consumer).membership
         until = time.monotonic() + 4 * interval_s

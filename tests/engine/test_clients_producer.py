@@ -88,7 +88,8 @@ def producer(cluster: KafkaCluster, transactional_id: str, **settings: int) -> I
 
 @contextmanager
 def member(cluster: KafkaCluster, group: str, topic: str) -> Iterator[tuple[GroupConsumer, Membership]]:
-    consumer = GroupConsumer(config(cluster), group=group, instance_id="one", topics=[topic])
+    consumer = GroupConsumer(config(cluster), group=group, topics=[topic])
+    consumer.join_as("one")
     try:
 
         def assigned() -> Membership | None:

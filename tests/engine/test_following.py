@@ -269,9 +269,8 @@ def test_a_worker_that_waits_for_its_group_rests_meanwhile(
     monkeypatch.setattr(Worker, "turn", count)
     graph = define_group(fresh_name("group"), Input(topic("in"), String(), _nothing))
     config = ClientConfig(scene.address)
-    with closing(
-        GroupConsumer(config, group=graph.group, instance_id="holder", topics=[graph.input_streams[0].topic])
-    ) as holder:
+    with closing(GroupConsumer(config, group=graph.group, topics=[graph.input_streams[0].topic])) as holder:
+        holder.join_as("holder")
         eventually("it has joined", lambda: holder.poll(0.1) == {} and holder.events())
         with scene.running(graph) as running:
             eventually("it says what it waits for", lambda: running.processor.status().notice, timeout_s=20)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -358,6 +359,19 @@ def test_topics_that_do_not_fit_are_refused_by_name(
     missing = define_group(fresh_name("group"), Input(fresh_name("missing"), String(), lambda context, value: None))
     with scene.running(missing) as running:
         assert isinstance(running.failed(), TopicError)
+
+
+def test_an_input_that_is_made_a_moment_later_is_waited_for(
+    scene: Scene, kafka_cluster: KafkaCluster, fresh_name: Fresh
+) -> None:
+    source = fresh_name("in")
+    making = threading.Timer(2.5, kafka_cluster.create_topics, [{source: {"num_partitions": PARTITIONS}}])
+    making.start()
+    try:
+        with scene.running(counting(fresh_name("group"), source)) as running:
+            running.wait_at_work()
+    finally:
+        making.join()
 
 
 def test_options_that_cannot_work_are_refused_before_any_io(tmp_path: Path) -> None:

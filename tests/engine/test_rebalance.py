@@ -113,7 +113,8 @@ def test_a_rebalance_that_another_member_holds_up_is_said(
     kafka_cluster.create_topics({source: {"num_partitions": 2}})
     graph = define_group(group, Input(source, String(), lambda context, value: context.set_value(1)), Persist(Int64()))
     scene = Scene(kafka_cluster.address, tmp_path)
-    idle = GroupConsumer(ClientConfig(kafka_cluster.address), group=group, instance_id="idle", topics=[source])
+    idle = GroupConsumer(ClientConfig(kafka_cluster.address), group=group, topics=[source])
+    idle.join_as("idle")
     try:
         eventually("it is a member", lambda: idle.poll(0.05) == {} and idle.assignment(), timeout_s=20)
         with scene.running(graph) as running:  # the other one sends heartbeats, and polls no more

@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from gokamsg.broker.codes import Code
 from gokamsg.broker.control import Delay
 from gokamsg.engine import ClientConfig, Int64, View
+from gokamsg.engine.clients import Admin, Member
 from tests.engine.broken_broker import KEYS, Meddling, Story, counting
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.engine.test_refused_requests import refusal
@@ -116,6 +118,28 @@ def test_a_worker_stops_in_time_when_the_broker_stands_still(
         with scene.running(graph):
             eventually("all is handled", lambda: len(scene.read("sink")) >= sent, timeout_s=40)
         assert {key: int(value) for key, value in scene.table("group-table").items()} == dict.fromkeys(KEYS, 400)
+
+
+def test_a_worker_that_is_stopped_while_it_starts_leaves_its_group(embedded_story: Story) -> None:
+    """It joins while its producer settles what was left open; left a member, it would hold up others for a session."""
+    story = embedded_story
+    meddling = Meddling(story.broker.control, "InitProducerId", silence, float("inf"))
+    with closing(Admin(ClientConfig(story.broker.address))) as admin:
+
+        def members() -> tuple[Member, ...]:
+            return admin.describe_groups([story.graph.group])[story.graph.group].members
+
+        with story.scene.running(story.graph) as running:
+            eventually("it is a member", members, timeout_s=20)
+            assert meddling.met.is_set()
+            running.error_expected = True
+            began = time.monotonic()
+            running.processor.stop()
+            running.join()
+            took = time.monotonic() - began
+        meddling.cancel()
+        assert members() == ()
+    assert took < STOP_S * slowness()
 
 
 def test_who_has_nothing_to_do_stops_at_once(embedded_story: Story) -> None:

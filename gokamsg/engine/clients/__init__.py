@@ -10,7 +10,7 @@ from gokamsg.engine.clients.config import ClientConfig, ClusterInfo, check_broke
 from gokamsg.engine.clients.consumer import Assigned, Event, GroupConsumer, Lost, Membership, Revoked
 from gokamsg.engine.clients.patience import SPARED_BY_COMMIT_S, Making, Patience
 from gokamsg.engine.clients.producer import IdempotentProducer, TransactionalProducer
-from gokamsg.engine.clients.reader import Batches, TopicPart
+from gokamsg.engine.clients.reader import Batches, Place, TopicPart
 from gokamsg.engine.clients.sending import BATCH_BYTES, BatchSender, SentBatch
 from gokamsg.engine.clients.table_consumer import TableConsumer
 from gokamsg.engine.clients.warming import warm_up
@@ -34,6 +34,7 @@ __all__ = [
     "Membership",
     "NewTopic",
     "Patience",
+    "Place",
     "Revoked",
     "SentBatch",
     "TableConsumer",

@@ -81,6 +81,10 @@ class Admin:
             cluster = self._admin.describe_cluster()
         return ClusterInfo(str(cluster["cluster_id"]), len(cluster["brokers"]))
 
+    def cluster_id(self) -> str:
+        """As of cluster(), but what was told as the connection was made is not asked for again."""
+        return str(self._admin._manager.cluster.cluster_id or self.cluster().cluster_id)
+
     def create_topics(self, topics: Iterable[NewTopic]) -> set[str]:
         """Makes them and waits until they are usable; the names of those made. One that exists is left as it is."""
         wanted = {

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_COORDINATOR_WAIT_S = 1.0
+_JOIN_S = 0.5  # its end ends the poll
+_JOINED_S = 0.02
 _LOOK_UP_S = 1.0  # a poll that waits for data sees to everything else so often
 _FENCES, _FENCES_WITHIN_S = 3, 30.0  # so many in that time are another process's doing
 
@@ -87,24 +90,22 @@ class GroupConsumer(BatchReader):
         config: ClientConfig,
         *,
         group: str,
-        instance_id: str | None,
         topics: Sequence[str],
         max_poll_interval_ms: int = 60_000,
         patience: Patience | None = None,
     ) -> None:
         self._group = group
-        self._instance_id = instance_id
+        self._instance_id: str | None = None
         self._events: list[Event] = []
         self._fenced_at: deque[float] = deque(maxlen=_FENCES)
         self._fatal: IdentityError | None = None
         self._offsets_pending = False  # by the last answer
         self._finished_join: tuple[Any, Any, float] | None = None
-        self._membership = Membership(group, -1, "", instance_id)
+        self._membership = Membership(group, -1, "", None)
         super().__init__(
             config,
             patience=patience,
             group_id=group,
-            group_instance_id=instance_id,
             partition_assignment_strategy=[CopartitionAssignor()],
             max_poll_interval_ms=max_poll_interval_ms,
             session_timeout_ms=config.session_timeout_ms,
@@ -121,15 +122,35 @@ class GroupConsumer(BatchReader):
         try:
             for topic in topics:  # joining before the partitions are known would rebalance twice
                 self.partitions(topic)
+            # One that is not found by then is looked for by the first poll, which tells why it is not found.
+            with suppress(BrokerUnavailableError), connecting(self._config):
+                self._coordinator.ensure_coordinator_ready(timeout_ms=_COORDINATOR_WAIT_S * 1000)
         except GokamsgError:
             self.close()
             raise
+
+    def join_as(self, instance_id: str) -> None:
+        """Who this member is in its group; before the first poll. Who is not told joins as somebody new."""
+        self._instance_id = instance_id
+        self._membership = Membership(self._group, -1, "", instance_id)
+        self._consumer.config["group_instance_id"] = self._coordinator.config["group_instance_id"] = instance_id
+
+    def join_until(self, done: Callable[[float], bool]) -> None:
+        """Joins the group and takes part in it until something else is done; `done` waits for that, as long as it is
+        told, and its end calls wake(). What becomes of the group the next polls tell, troubles too. IdentityError: see
+        the module."""
+        with suppress(BrokerUnavailableError):
+            while not done(_JOINED_S if self._events else 0.0):
+                self._poll(0.0 if self._events else _JOIN_S)
 
     def poll(self, timeout_s: float) -> Batches:
         """As BatchReader.poll; joins the group and takes part in its rebalances. IdentityError: see the module.
 
         TopicError when a topic was deleted and created again: the group's offsets were those of the old one.
         """
+        return self._poll(0.0 if self._events else timeout_s)  # what is to be told already is not waited with
+
+    def _poll(self, timeout_s: float) -> Batches:
         return self._as_member(partial(super().poll, timeout_s)) or {}
 
     def attend(self) -> None:

@@ -107,11 +107,16 @@ class Making(Generic[T]):
 
     def result(self) -> T:
         """It is the caller's from here. A stop leaves it behind, with BrokerUnavailableError."""
-        if not self._patience.wait(self._done, math.inf, spared_s=SPARED_BY_ABORT_S):
+        if not self._patience.wait(self.wait, math.inf, spared_s=SPARED_BY_ABORT_S):
             self.leave()
             raise BrokerUnavailableError("no broker answered before the stop")
         self._is_taken = True
         return self._made.result()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it is made, or failed, within the time."""
+        self._thread.join(timeout_s)
+        return self._made.done()
 
     def leave(self) -> None:
         """What nobody has taken is discarded, also when it is made later."""
@@ -125,7 +130,3 @@ class Making(Generic[T]):
             self._made.set_result(self._make())
         except BaseException as error:  # the waiting thread raises it
             self._made.set_exception(error)
-
-    def _done(self, timeout_s: float) -> bool:
-        self._thread.join(timeout_s)
-        return self._made.done()

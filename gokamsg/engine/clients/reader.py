@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.future import Future
-from kafka.protocol.consumer import IsolationLevel
+from kafka.protocol.consumer import IsolationLevel, OffsetSpec
 
 from gokamsg.engine.clients.config import ClientConfig, connect, connecting
 from gokamsg.engine.clients.fetching import MAX_BATCHES, install
@@ -33,6 +34,21 @@ _TOPIC_WAIT_S = 1.0
 _LAST_S = 0.05  # for what takes no more than a turn of the I/O thread
 _LEADER_PAUSE_S = 0.05  # a partition whose leader is being elected is asked for so often
 _PATIENCE_MS = 20  # a fetch that has data comes back sooner
+
+
+class Place(Enum):
+    """A place in a partition's log: its first offset, its high watermark, its last stable offset."""
+
+    START = "start"
+    END = "end"
+    STABLE_END = "stable end"
+
+
+_ISOLATION = {
+    Place.START: IsolationLevel.READ_UNCOMMITTED,
+    Place.END: IsolationLevel.READ_UNCOMMITTED,
+    Place.STABLE_END: IsolationLevel.READ_COMMITTED,
+}
 
 
 class _WokenError(Exception):
@@ -143,13 +159,19 @@ class BatchReader:
     def paused(self) -> set[TopicPart]:
         return {(tp.topic, tp.partition) for tp in self._subscription.paused_partitions()}
 
+    def offsets(
+        self, places: Mapping[Place, Collection[TopicPart]], timeout_s: float = 10.0
+    ) -> dict[Place, dict[TopicPart, int]]:
+        """Where these places of each log are; all are asked for at the same time."""
+        asked = {place: parts for place, parts in places.items() if parts}
+        self._know({part for parts in asked.values() for part in parts})
+        self._unpark()
+        with connecting(self._config):
+            return {**{place: {} for place in places}, **self._run(self._ask_places, asked, timeout_s * 1000)}
+
     def beginning_offsets(self, partitions: Collection[TopicPart], timeout_s: float = 10.0) -> dict[TopicPart, int]:
         """Where each log starts."""
-        self._know(partitions)
-        self._unpark()
-        fetcher = self._asking(IsolationLevel.READ_UNCOMMITTED)
-        with connecting(self._config):
-            return _ours(fetcher.beginning_offsets(_kafka(partitions), timeout_s * 1000))
+        return self.offsets({Place.START: partitions}, timeout_s)[Place.START]
 
     def end_offsets(
         self, partitions: Collection[TopicPart], *, read_committed: bool = False, timeout_s: float = 10.0
@@ -157,11 +179,8 @@ class BatchReader:
         """The high watermark of each partition, or (read_committed) its last stable offset."""
         if not partitions:
             return {}
-        self._know(partitions)
-        self._unpark()
-        fetcher = self._asking(IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED)
-        with connecting(self._config):
-            return _ours(fetcher.end_offsets(_kafka(partitions), timeout_s * 1000))
+        place = Place.STABLE_END if read_committed else Place.END
+        return self.offsets({place: partitions}, timeout_s)[place]
 
     def partitions(self, topic: str, timeout_s: float = 10.0) -> int:
         """How many partitions the topic has; TopicError when it does not exist."""
@@ -296,6 +315,21 @@ class BatchReader:
         leaders = {self._consumer._cluster.leader_for_partition(tp) for tp in fetcher._fetchable_partitions()}
         return not leaders.issubset(fetcher._nodes_with_pending_fetch_requests)
 
+    async def _ask_places(
+        self, places: Mapping[Place, Collection[TopicPart]], timeout_ms: float
+    ) -> dict[Place, dict[TopicPart, int]]:
+        manager = self._consumer._manager
+        asked = {}
+        for place, parts in places.items():
+            spec = OffsetSpec.EARLIEST if place is Place.START else OffsetSpec.LATEST
+            ask = self._asking(_ISOLATION[place])._fetch_offsets_by_times_async
+            asked[place] = manager.call_soon(ask, dict.fromkeys(_kafka(parts), spec), timeout_ms)
+        found = {}
+        for place, answer in asked.items():
+            told = await manager.wait_for(answer, timeout_ms)
+            found[place] = {(tp.topic, tp.partition): int(at.offset) for tp, at in told.items()}
+        return found
+
     def _asking(self, isolation_level: IsolationLevel) -> Any:
         """A fetcher for questions about the log; it shares the consumer's connections."""
         fetcher = copy.copy(self._fetcher)
@@ -385,7 +419,3 @@ class BatchReader:
 
 def _kafka(partitions: Collection[TopicPart]) -> list[TopicPartition]:
     return [TopicPartition(topic, partition) for topic, partition in partitions]
-
-
-def _ours(offsets: Mapping[Any, int]) -> dict[TopicPart, int]:
-    return {(tp.topic, tp.partition): offset for tp, offset in offsets.items()}

@@ -10,6 +10,7 @@ from gokamsg.engine.clients import (
     Event,
     Membership,
     NewTopic,
+    Place,
     Revoked,
     Topic,
     TopicPart,
@@ -64,13 +65,6 @@ class _Reader:
     def partitions(self, topic: str) -> int:
         return len(self._broker.topic(topic).logs)
 
-    def end_offsets(self, partitions: Collection[TopicPart], *, read_committed: bool = False) -> dict[TopicPart, int]:
-        self._life.step()
-        self._answered()
-        if read_committed:
-            return self._broker.stable_ends(partitions)
-        return {part: self._broker.log(part).end for part in partitions}
-
     def lags(self) -> dict[TopicPart, int | None]:
         return {part: self._broker.log(part).end - position for part, position in self._positions.items()}
 
@@ -104,13 +98,20 @@ class _Reader:
 class MemoryGroupConsumer(_Reader):
     """The input consumer of a worker."""
 
-    def __init__(self, life: Life, group: str, instance_id: str, topics: Sequence[str]) -> None:
+    def __init__(self, life: Life, group: str, topics: Sequence[str]) -> None:
         super().__init__(life)
-        life.step()
         self._name = group
-        self._member: GroupMember = self._broker.join(group, instance_id, topics)
+        self._topics = topics
+        self._joined: GroupMember | None = None
         self._generation = -1
         self._events: list[Event] = []
+
+    def join_as(self, instance_id: str) -> None:
+        self._life.step()
+        self._joined = self._broker.join(self._name, instance_id, self._topics)
+
+    def join_until(self, done: Callable[[float], bool]) -> None:
+        """Nothing takes time here, so that what happens is in the dice alone."""
 
     def poll(self, timeout_s: float) -> Batches:
         self.attend()
@@ -133,7 +134,7 @@ class MemoryGroupConsumer(_Reader):
 
     def behind(self) -> bool:
         """Whether there is something to read or to be told."""
-        if self._closed:
+        if self._closed or self._joined is None:
             return False
         ends = self._broker.stable_ends(self._positions)
         return self._is_outdated or any(self._positions[part] < end for part, end in ends.items())
@@ -166,10 +167,6 @@ class MemoryGroupConsumer(_Reader):
     def resume(self, partitions: Collection[TopicPart]) -> None:
         self._paused.difference_update(partitions)
 
-    def beginning_offsets(self, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
-        self._life.step()
-        return dict.fromkeys(partitions, 0)
-
     def committed(self, partitions: Collection[TopicPart], timeout_s: float) -> dict[TopicPart, int | None]:
         self._life.step()
         return {part: self._group.offsets.get(part) for part in partitions}
@@ -184,6 +181,11 @@ class MemoryGroupConsumer(_Reader):
         self._life.step()
         self._broker.leave(self._name, self._member.member_id)
         self.close()
+
+    @property
+    def _member(self) -> GroupMember:
+        assert self._joined is not None
+        return self._joined
 
     @property
     def _is_outdated(self) -> bool:
@@ -213,8 +215,22 @@ class MemoryTableConsumer(_Reader):
         ends = {} if self._closed else self._broker.stable_ends(self._positions)
         return any(self._positions[part] < end for part, end in ends.items())
 
+    def offsets(self, places: Mapping[Place, Collection[TopicPart]]) -> dict[Place, dict[TopicPart, int]]:
+        self._life.step()
+        self._answered()
+        return {place: self._where(place, partitions) for place, partitions in places.items()}
+
+    def end_offsets(self, partitions: Collection[TopicPart], *, read_committed: bool = False) -> dict[TopicPart, int]:
+        place = Place.STABLE_END if read_committed else Place.END
+        return self.offsets({place: partitions})[place]
+
     def log_start(self, topic: str, partition: int) -> int:
         return 0
+
+    def _where(self, place: Place, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
+        if place is Place.STABLE_END:
+            return self._broker.stable_ends(partitions)
+        return {part: self._broker.log(part).end if place is Place.END else 0 for part in partitions}
 
 
 class MemoryProducer:
@@ -360,7 +376,10 @@ class MemoryAdmin:
         return {name: {"cleanup.policy": "delete", **self._broker.topic(name).config} for name in names}
 
     def cluster(self) -> ClusterInfo:
-        return ClusterInfo("tester", 1)
+        return ClusterInfo(self.cluster_id(), 1)
+
+    def cluster_id(self) -> str:
+        return "tester"
 
     def high_watermarks(self, partitions: Collection[TopicPart]) -> dict[TopicPart, int]:
         return {part: self._broker.log(part).end for part in partitions}

@@ -113,10 +113,8 @@ class Session:
     def admin(self) -> MemoryAdmin:
         return MemoryAdmin(self.broker)
 
-    def group_consumer(
-        self, *, group: str, instance_id: str, topics: Sequence[str], patience: Patience
-    ) -> MemoryGroupConsumer:
-        self.groups.append(MemoryGroupConsumer(self, group, instance_id, topics))
+    def group_consumer(self, *, group: str, topics: Sequence[str], patience: Patience) -> MemoryGroupConsumer:
+        self.groups.append(MemoryGroupConsumer(self, group, topics))
         return self.groups[-1]
 
     def table_consumer(
