@@ -21,6 +21,7 @@ import logging
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,14 @@ def test_a_seed_draws_one_schedule_with_every_kind_of_fault(seed: int) -> None:
     assert schedule != draw(seed + 1, 600, parts)
     assert {fault.kind for fault in schedule} == set(KINDS)
     assert all(fault.at_s + fault.lasts_s <= 600 for fault in schedule)
+
+
+def test_what_has_the_system_for_itself_has_it_until_it_should_be_well_again(seed: int) -> None:
+    schedule = draw(seed, 3600, Parts(("filter on a", "all on b"), 3))
+    followed = [(fault, later) for fault, later in pairwise(schedule) if fault.alone]
+    assert {fault.kind for fault, _ in followed} >= {"worker added, killed", "workers killed"}
+    for fault, later in followed:
+        assert round(later.at_s - fault.at_s - fault.lasts_s, 6) >= KINDS[fault.kind].settles_s
 
 
 @pytest.mark.parametrize(("kind", "kinds"), [("embedded", 17), ("apache", 16)])

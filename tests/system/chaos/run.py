@@ -25,7 +25,6 @@ from tests.system.traffic import PEOPLE, SPAMMER
 
 SPEAKERS = 4
 RATE = 20.0  # of each speaker, messages a second
-SETTLED_S = 6.0  # so long after its end a fault may still be to blame for a stall
 CALM_WITHIN_S = 60.0
 GRACE_S = 5.0  # beyond a bar, on a machine as quick as an idle one
 LONG_S, ALONE, ALONE_IN_SHORT = 120.0, 0.5, 0.0
@@ -249,5 +248,5 @@ class Run:
         return [
             injected
             for injected in self.report.injected
-            if injected.began <= stall.ended and injected.ended + SETTLED_S >= stall.began
+            if injected.began <= stall.ended and injected.ended + KINDS[injected.fault.kind].settles_s >= stall.began
         ]

@@ -17,7 +17,8 @@ SESSION_TIMEOUT_S = 10.0
 @dataclass(frozen=True)
 class Kind:
     """How one kind of fault is drawn. `bar_s`: how long work may rest after it, where nothing else is broken; the time
-    the fault lasts comes on top where nobody could work meanwhile (`blocks`)."""
+    the fault lasts comes on top where nobody could work meanwhile (`blocks`). `settles_s`: for so long after its end it
+    may still be to blame for a stall, and what follows it leaves it that time where it has the system for itself."""
 
     name: str
     targets: str
@@ -26,6 +27,7 @@ class Kind:
     bar_s: float
     blocks: bool = False
     weight: int = 1
+    settles_s: float = 6.0
 
 
 SAME_HOST_S, TAKEOVER_S, BROKER_S = 2.0, 15.0, 30.0
@@ -40,7 +42,7 @@ KINDS = {
         Kind("command frozen", "commands", 1.0, 5.0, SAME_HOST_S, blocks=True),
         Kind("zombie", "commands", SESSION_TIMEOUT_S + 2, SESSION_TIMEOUT_S + 6, TAKEOVER_S, weight=2),
         Kind("worker added, stopped", "roles", 4.0, 12.0, SAME_HOST_S),
-        Kind("worker added, killed", "roles", 4.0, 12.0, TAKEOVER_S),
+        Kind("worker added, killed", "roles", 4.0, 12.0, TAKEOVER_S, settles_s=TAKEOVER_S),  # it is killed at the end
         Kind("member removed", "roles", 0.0, 0.0, SAME_HOST_S, weight=3),
         Kind("service killed", "service", 0.0, 2.0, SAME_HOST_S, blocks=True),
         Kind("service frozen", "service", 1.0, 12.0, SAME_HOST_S, blocks=True),
@@ -118,7 +120,7 @@ def draw(seed: int, seconds: float, parts: Parts, *, alone: float = 0.5) -> list
             continue
         schedule.append(fault)
         free[fault.part] = at + fault.lasts_s + 3.0
-        at += fault.lasts_s + 6.0 if is_alone else rng.uniform(0.3, 4.0)
+        at += fault.lasts_s + KINDS[fault.kind].settles_s if is_alone else rng.uniform(0.3, 4.0)
     return schedule
 
 
