@@ -11,6 +11,8 @@
 - Topics that a client has not asked about yet are asked for at once; kafka-python waits 100 ms after its last question.
 - A topic may be added while the question for others is written. In kafka-python that ends the task that asks, for good:
   nothing that the client asks for is found any more.
+- Whoever leads the topics of a client is connected to as soon as it is known. kafka-python connects when it has
+  something to ask, which then waits for several round trips.
 - While a client is built, a refusal that trying again cannot change (password, certificate) ends it at once;
   kafka-python tries until its time is over, and then says only that.
 """
@@ -24,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket, create_connection
@@ -130,6 +133,26 @@ def bound(client: KafkaNetClient, attempts: Attempts) -> KafkaNetClient:
 
     manager._build_transport = build_transport
     return client
+
+
+def know(manager: Any, topics: Iterable[str]) -> None:
+    """Asks for these topics, and connects to whoever leads them, as soon as that is known and when it changes. For any
+    thread; waits for nothing."""
+    wanted, told = tuple(topics), manager.cluster
+
+    def connect(cluster: Any) -> None:
+        for topic in wanted:
+            for partition in cluster.partitions_for_topic(topic) or ():
+                with suppress(kafka_errors.KafkaError):  # told to whoever needs the connection
+                    manager.get_connection(cluster.leader_for_partition(TopicPartition(topic, partition)))
+
+    def begin() -> None:
+        told.add_listener(connect)
+        connect(told)
+
+    manager.call_soon(begin)  # only the client's own thread goes through its listeners
+    for topic in wanted:
+        told.add_topic(topic)
 
 
 class _PromptTransport(KafkaTCPTransport):  # type: ignore[misc]  # kafka-python has no types

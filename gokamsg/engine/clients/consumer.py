@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from gokamsg.engine.clients.assignor import CopartitionAssignor
 from gokamsg.engine.clients.config import ClientConfig, connecting
+from gokamsg.engine.clients.connection import know
 from gokamsg.engine.clients.patience import SPARED_BY_LEAVE_S, Patience
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
 from gokamsg.errors import (
@@ -122,6 +123,7 @@ class GroupConsumer(BatchReader):
         try:
             for topic in topics:  # joining before the partitions are known would rebalance twice
                 self.partitions(topic)
+            know(self._consumer._manager, topics)
             # One that is not found by then is looked for by the first poll, which tells why it is not found.
             with suppress(BrokerUnavailableError), connecting(self._config):
                 self._coordinator.ensure_coordinator_ready(timeout_ms=_COORDINATOR_WAIT_S * 1000)

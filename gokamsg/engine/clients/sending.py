@@ -26,6 +26,7 @@ from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.transaction_manager import TransactionState
 
 from gokamsg.engine.clients.config import ClientConfig, connect
+from gokamsg.engine.clients.connection import know
 from gokamsg.engine.records import BatchBuilder
 from gokamsg.errors import BrokerUnavailableError, GokamsgError, TopicError
 
@@ -137,8 +138,7 @@ class BatchSender:
         self._producer._accumulator.drain = self._note_drained
         self._create_requests = self._producer._sender._create_produce_requests
         self._producer._sender._create_produce_requests = self._send_drained
-        for topic in topics:
-            self._producer._sender.add_topic(topic)
+        know(self._producer._sender._client._manager, topics)
 
     def drive(self, advance: Callable[[], bool]) -> None:
         """From now on the sender's thread calls `advance` whenever it has sent what it can and no request to a

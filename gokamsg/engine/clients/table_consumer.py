@@ -12,6 +12,7 @@ from typing import Any
 from kafka import TopicPartition
 
 from gokamsg.engine.clients.config import ClientConfig, connecting
+from gokamsg.engine.clients.connection import know
 from gokamsg.engine.clients.patience import Patience
 from gokamsg.engine.clients.reader import Batches, BatchReader, TopicPart
 from gokamsg.errors import GokamsgError
@@ -43,8 +44,7 @@ class TableConsumer(BatchReader):
         self._added = False
         self._served = False  # known to be, since the last poll; until a fetch ends that does not change
         self._note_ends(fetched)
-        for topic in topics:
-            self._consumer._cluster.add_topic(topic)
+        know(self._consumer._manager, topics)
 
     def set_partitions(self, positions: Mapping[TopicPart, int]) -> None:
         """Reads exactly these from now on. Partitions that are read already keep their own position."""
