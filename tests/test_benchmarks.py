@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 QUICK = {
     "throughput": ["--role", "all"],
     "restore": [],
+    "restart": [],
     "latency": [],
     "http": [],
     "broker": [],

@@ -44,6 +44,7 @@ class _Client(Protocol):
 
 
 C = TypeVar("C", bound=_Client)
+T = TypeVar("T")
 
 
 class Assembled(Struct, frozen=True):
@@ -202,7 +203,7 @@ def _connect(
     """The worker's place, the topics and the clients.
 
     A client takes several round trips to connect. So none waits for another one, nor for what it need not know: the
-    consumers for nothing, the producer for the worker's identity.
+    consumers for nothing, the producer for the worker's identity. A stop ends each wait.
     """
     streams, quarantine = sorted(sources(graph)), options.on_error == "quarantine"
     followed = [*streams, *_followed(graph, quarantine=quarantine)]
@@ -216,19 +217,25 @@ def _connect(
 
     take_inputs = _begin(group_consumer, patience, opening, stack)
     take_tables = _begin(table_consumer, patience, opening, stack)
-    with TopicManager(cluster) as manager:
+    with Making(patience, lambda: TopicManager(cluster), lambda late: late.close()).result() as manager:
         opening.seen()
-        home = cluster.home(options.state_dir, opening.outlast(manager.cluster_id), graph.group)
+        cluster_id = _answer(manager.cluster_id, patience, opening)
+        home = cluster.home(options.state_dir, cluster_id, graph.group)
         stack.callback(home.release)
         written = _written(graph, quarantine=quarantine)
         deliver_from = _begun_delivery(cluster, options, home, written, patience, opening, stack)
-        topics = opening.outlast(lambda: manager.prepare(graph, quarantine=quarantine))
+        topics = _answer(lambda: manager.prepare(graph, quarantine=quarantine), patience, opening)
     inputs = take_inputs()
     inputs.join_as(home.instance_id)
     clients = Clients(inputs, take_tables())
     delivery = deliver_from(inputs)
     stack.callback(delivery.close)
     return home, topics, clients, delivery
+
+
+def _answer(ask: Callable[[], T], patience: Patience, opening: Opening) -> T:
+    """What `ask` returns. It waits for brokers and cannot be told to hurry: a stop leaves it behind."""
+    return Making(patience, lambda: opening.outlast(ask), lambda _: None).result()
 
 
 def _begin(make: Callable[[], C], patience: Patience, opening: Opening, stack: ExitStack) -> Callable[[], C]:
@@ -243,7 +250,7 @@ def _begin(make: Callable[[], C], patience: Patience, opening: Opening, stack: E
         except (BrokerUnavailableError, TopicError):
             if patience.hurried:
                 raise
-            client = opening.outlast(make)
+            client = Making(patience, lambda: opening.outlast(make), lambda late: late.close()).result()
         stack.callback(client.close)
         return client
 

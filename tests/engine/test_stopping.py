@@ -18,7 +18,7 @@ from gokamsg.broker.codes import Code
 from gokamsg.broker.control import Delay
 from gokamsg.engine import ClientConfig, Int64, View
 from gokamsg.engine.clients import Admin, Member
-from tests.engine.broken_broker import KEYS, Meddling, Story, counting
+from tests.engine.broken_broker import AT_START, KEYS, OF_READERS, Meddling, Story, counting
 from tests.engine.kafka_scene import PARTITIONS, Running, Scene
 from tests.engine.test_refused_requests import refusal
 from tests.helpers import eventually, say, slowness
@@ -139,6 +139,24 @@ def test_a_worker_that_is_stopped_while_it_starts_leaves_its_group(embedded_stor
             took = time.monotonic() - began
         meddling.cancel()
         assert members() == ()
+    assert took < STOP_S * slowness()
+
+
+@pytest.mark.parametrize("kind", sorted({*AT_START, *OF_READERS}))
+def test_a_worker_stops_in_time_whatever_of_its_start_is_not_answered(embedded_story: Story, kind: str) -> None:
+    story = embedded_story
+    meddling = Meddling(story.broker.control, kind, silence, float("inf"))
+    try:
+        with story.scene.running(story.graph) as running:
+            assert meddling.met.wait(20)
+            running.error_expected = True
+            began = time.monotonic()
+            running.processor.stop()
+            running.join()
+            took = time.monotonic() - began
+    finally:
+        meddling.cancel()
+    say(f"stopped in {took:.2f} s")
     assert took < STOP_S * slowness()
 
 
