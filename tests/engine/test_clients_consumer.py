@@ -1,5 +1,6 @@
 """The consumers on a real Kafka: which records come out, where positions stand, and what a group tells its member."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -214,6 +215,22 @@ def test_pending_records_are_not_read_but_counted_in_the_high_watermark(
             assert admin.high_watermarks([part]) == {part: 2}
         producer.commit_transaction()
         assert read(reader, 1) == [b"pending"]
+
+
+def test_what_comes_while_the_owner_is_busy_has_arrived_by_its_next_poll(
+    kafka_cluster: KafkaCluster, topic: str
+) -> None:
+    """Also after a poll that had to wait for what it brought."""
+    with table_reader(kafka_cluster) as reader:
+        reader.set_partitions({(topic, 0): 0})
+        assert reader.poll(0.2) == {}
+        writing = threading.Timer(0.2, write, [kafka_cluster, topic, b"waited for"])
+        writing.start()
+        assert values(reader.poll(5.0)) == [b"waited for"]
+        writing.join()
+        write(kafka_cluster, topic, b"while it is busy")
+        eventually("it has arrived", reader.arrived)
+        assert values(reader.poll(0.0)) == [b"while it is busy"]
 
 
 def test_all_places_of_all_logs_are_told_at_once(kafka_cluster: KafkaCluster, topic: str, fresh_name: Names) -> None:

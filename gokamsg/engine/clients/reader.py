@@ -274,12 +274,13 @@ class BatchReader:
         """
         fetcher, manager = self._fetcher, self._consumer._manager
         records, partial = fetcher.fetched_records(max_records, update_offsets=update_offsets)
-        idle = False
-        if not records and timeout_ms > 0:
+        idle, waits = False, not records and timeout_ms > 0
+        if waits:
             with suppress(kafka_errors.KafkaTimeoutError):
                 idle = not self._run(self._await_fetch, timeout_ms)
-            records, _ = fetcher.fetched_records(max_records, update_offsets=update_offsets)
-        elif not partial:
+            records, partial = fetcher.fetched_records(max_records, update_offsets=update_offsets)
+        if not partial and (records or not waits):
+            # What comes while the owner is busy with these has arrived when it polls again.
             with suppress(Exception):  # what lasts is told by the next poll
                 manager.call_soon(fetcher._send_fetches_async)
         if not records and self._wakeable and self._woken:
